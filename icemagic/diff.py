@@ -1,0 +1,216 @@
+"""Compares two states of a store by their metadata and chunk tables, without reading data.
+
+icechunk's own ``diff`` knows which nodes one line of history touched. Every two versions share an ancestor (if only
+the empty root), so the nodes that may differ are those touched between it and either side; their metadata and chunk
+tables are then compared directly. That works in both directions and across sibling branches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from icemagic import history
+from icemagic.records import ArrayDiff, Change, Diff, Version
+
+if TYPE_CHECKING:
+    import icechunk
+
+Chunks = dict[tuple[int, ...], tuple[object, int]]
+"""Chunk coordinates to what tells the stored chunk from another one, and its stored bytes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Zarr metadata and stored chunks of one group or array."""
+
+    metadata: Mapping[str, Any]
+    chunks: Chunks = field(default_factory=dict)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is an array; otherwise it is a group."""
+        return bool(self.metadata["node_type"] == "array")
+
+
+
+def between(repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str]) -> Diff:
+    """Compare two snapshots, in any order and on any branches.
+
+    Parameters
+    ----------
+    repo : icechunk.Repository
+    a, b : str
+        Snapshot ids.
+    names : tuple of str
+        What the two sides are called in the record.
+    """
+    paths = touched(repo, a, b) if a != b else set()
+    sides = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in (a, b))
+    return _compare(*(sync(_read(store, paths)) for store in sides), names=names)
+
+
+def of_version(repo: icechunk.Repository, version: Version) -> Diff | None:
+    """Compare a version with the one before it; None where that one expired."""
+    # Where versions before it expired, icechunk keeps one log of all that they and this one changed.
+    if version.parent is None or "synthetic_composite" in repo.inspect_transaction_log(version.id):
+        return None
+    names = (history.title(repo, version.parent), version.summary())
+    return between(repo, version.parent, version.id, names=names)
+
+
+def working(repo: icechunk.Repository, session: icechunk.Session, *, name: str) -> Diff:
+    """Compare the uncommitted changes of a session with the snapshot `name` that it stands on."""
+    paths = _paths(session.status())
+    before = sync(_read(repo.readonly_session(snapshot_id=session.snapshot_id).store, paths))
+    after = sync(_read(session.store, paths))
+    return _compare(before, after, names=(name, "uncommitted changes"))
+
+
+def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:
+    """Return the paths of all nodes that may differ between two snapshots."""
+    line = {info.id for info in repo.ancestry(snapshot_id=a)}
+    base = next(info.id for info in repo.ancestry(snapshot_id=b) if info.id in line)
+    sides = (side for side in (a, b) if side != base)
+    return {
+        path for side in sides for path in _paths(repo.diff(from_snapshot_id=base, to_snapshot_id=side))
+    }
+
+
+def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of an array's stored chunks (of its shards, where it has them); empty for an irregular grid."""
+    return tuple(metadata["chunk_grid"]["configuration"].get("chunk_shape", ()))
+
+
+def total_chunks(metadata: Mapping[str, Any], chunks: Chunks) -> int:
+    """Return how many chunks an array has, written or not; for an irregular grid only those written are known."""
+    if metadata["chunk_grid"]["name"] != "regular":
+        return len(chunks)
+    sides = zip(metadata["shape"], chunk_shape(metadata), strict=True)
+    return prod(-(-length // chunk) for length, chunk in sides)
+
+
+async def read_chunks(store: icechunk.IcechunkStore, path: str) -> Chunks:
+    """Return the chunk table of an array; chunks never written are absent."""
+    table: Chunks = {}
+    async for coords, _, places, offsets, lengths, inline in store.array_chunk_iterator(path):
+        for row, (coord, place, offset, length) in enumerate(
+            zip(coords.tolist(), places, offsets.tolist(), lengths.tolist(), strict=True)
+        ):
+            table[tuple(coord)] = (inline.get(row) or (place, offset), length)
+    return table
+
+
+async def read_metadata(store: icechunk.IcechunkStore, path: str) -> Mapping[str, Any] | None:
+    """Return the Zarr metadata of a node, or None where there is none."""
+    document = await store.get(f"{path.lstrip('/')}/zarr.json".lstrip("/"), default_buffer_prototype())
+    return None if document is None else dict(json.loads(document.to_bytes()))
+
+
+async def _read(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:
+    nodes = {}
+    for path in sorted(paths):
+        metadata = await read_metadata(store, path)
+        if metadata is not None:
+            is_array = metadata["node_type"] == "array"
+            nodes[path] = Node(metadata, await read_chunks(store, path) if is_array else {})
+    return nodes
+
+
+def _paths(diff: icechunk.Diff) -> set[str]:
+    moved = {path for pair in diff.moved_nodes for path in pair}
+    return moved.union(
+        diff.new_groups,
+        diff.new_arrays,
+        diff.deleted_groups,
+        diff.deleted_arrays,
+        diff.updated_groups,
+        diff.updated_arrays,
+        diff.updated_chunks,
+    )
+
+
+def _compare(before: dict[str, Node], after: dict[str, Node], *, names: tuple[str, str]) -> Diff:
+    arrays, groups, attributes = [], {}, []
+    for path in sorted(before.keys() | after.keys()):
+        a, b = before.get(path), after.get(path)
+        name = path.lstrip("/") or "/"
+        # An array that took the place of a group, or the other way round, is one removed and one added.
+        both = a is not None and b is not None and a.is_array == b.is_array
+        for node, status in ((a, "removed"), (b, "added")):
+            if both or node is None:
+                continue
+            if node.is_array:
+                arrays.append(_one_sided(name, node, status))
+            else:
+                groups[name] = status
+        if a is not None and b is not None and both:
+            attributes += _changes(name, a.metadata.get("attributes", {}), b.metadata.get("attributes", {}))
+            if a.is_array and (array := _two_sided(name, a, b)):
+                arrays.append(array)
+    return Diff(a=names[0], b=names[1], arrays=tuple(arrays), groups=groups, attributes=tuple(attributes))
+
+
+def _one_sided(name: str, node: Node, status: str) -> ArrayDiff:
+    written = sum(length for _, length in node.chunks.values()) if status == "added" else 0
+    return ArrayDiff(name, status, len(node.chunks), total_chunks(node.metadata, node.chunks), written)
+
+
+def _two_sided(name: str, a: Node, b: Node) -> ArrayDiff | None:
+    if chunk_shape(a.metadata) == chunk_shape(b.metadata):
+        changed = {at for at in a.chunks.keys() | b.chunks.keys() if a.chunks.get(at) != b.chunks.get(at)}
+    else:
+        changed = set(b.chunks)  # on another grid no chunk is comparable: all of them were written
+    written = sum(b.chunks[at][1] for at in changed if at in b.chunks)
+    changes = _changes(name, *(_properties(node.metadata) for node in (a, b)))
+    if not changed and not changes:
+        return None
+    status = "resized" if a.metadata["shape"] != b.metadata["shape"] else "changed"
+    return ArrayDiff(name, status, len(changed), total_chunks(b.metadata, b.chunks), written, tuple(changes))
+
+
+def _properties(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what defines an array besides its attributes, in a person's words."""
+    return {
+        "shape": tuple(metadata["shape"]),
+        "dtype": dtype_words(metadata),
+        "chunks": chunk_shape(metadata),
+        "codecs": codec_words(metadata),
+        "fill value": metadata["fill_value"],
+        "dimensions": tuple(metadata.get("dimension_names") or ()),
+    }
+
+
+def dtype_words(metadata: Mapping[str, Any]) -> str:
+    """Say the data type of an array; types with settings, such as ``numpy.datetime64``, get them in brackets."""
+    data_type = metadata["data_type"]
+    if isinstance(data_type, str):
+        return data_type
+    return f"{data_type['name']}[{', '.join(map(str, data_type.get('configuration', {}).values()))}]"
+
+
+def codec_words(metadata: Mapping[str, Any]) -> str:
+    """Say the codecs of an array in one line, such as ``zstd level 5``."""
+    return ", ".join(_codec_word(codec) for codec in metadata["codecs"] if codec["name"] != "bytes") or "none"
+
+
+def _codec_word(codec: Mapping[str, Any]) -> str:
+    settings = codec.get("configuration", {})
+    level = next((settings[key] for key in ("level", "clevel") if key in settings), None)
+    return str(codec["name"]) if level is None else f"{codec['name']} level {level}"
+
+
+def _changes(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    keys = dict.fromkeys((*before, *after))
+    return [Change(path, key, before.get(key), after.get(key)) for key in keys if _text(before, key) != _text(after, key)]
+
+
+def _text(properties: Mapping[str, Any], key: str) -> str | None:
+    """Return a value in a form that compares: NaN equals NaN, and absent differs from null."""
+    return json.dumps(properties[key], sort_keys=True) if key in properties else None

@@ -1,0 +1,201 @@
+"""Turns a report into plain text and HTML that hold the same cells.
+
+A report is a title and parts: tables, lines and code. Both renderings come from one trimmed report, escape everything,
+contain no identifiers of their own (the same report always renders alike) and stay small, whatever the store holds.
+"""
+
+from __future__ import annotations
+
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ROW_LIMIT = 200
+"""Most rows of one table that are shown."""
+CELL_LIMIT = 160
+"""Most characters of one cell or line that are shown."""
+CODE_LIMIT = 8_000
+"""Most characters of one piece of code that are shown."""
+HTML_BUDGET = 40_000
+"""Most bytes of escaped content and markup in one report, so that its HTML stays under 50 kB."""
+
+_CELL_MARKUP = 70
+_PART_MARKUP = 120
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under column names; a table without rows shows nothing."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Short sentences, one a line."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A piece of source code, shown as it is."""
+
+    source: str
+
+
+Part = Table | Lines | Code
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a record shows: a title, then its parts in order."""
+
+    title: str
+    parts: tuple[Part, ...] = ()
+
+
+class Shown(ABC):
+    """A record that shows itself as text and as HTML."""
+
+    @abstractmethod
+    def _report(self) -> Report:
+        """Return what is to be shown."""
+
+    def __repr__(self) -> str:
+        return to_text(self._report())
+
+    def _repr_html_(self) -> str:
+        return to_html(self._report())
+
+
+def to_text(report: Report) -> str:
+    """Render a report as plain text without trailing spaces."""
+    lines: list[str] = []
+    for part in _trim(report):
+        match part:
+            case Lines():
+                lines += part.lines
+            case Table():
+                lines += _text_table(part)
+            case Code():
+                lines += [f"    {line}" for line in part.source.split("\n")]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def to_html(report: Report) -> str:
+    """Render a report as one escaped HTML element."""
+    title, *rest = _trim(report)
+    assert isinstance(title, Lines)
+    pieces = [f"<strong>{html.escape(title.lines[0])}</strong>"]
+    for part in rest:
+        match part:
+            case Lines():
+                pieces += [f"<div>{html.escape(line)}</div>" for line in part.lines]
+            case Table():
+                pieces.append(_html_table(part))
+            case Code():
+                pieces.append(f"<pre><code>{html.escape(part.source)}</code></pre>")
+    return f'<div class="icemagic">{"".join(pieces)}</div>'
+
+
+def size(n_bytes: int) -> str:
+    """Say a number of bytes in words, in powers of 1000 as `ls --si` and cloud bills do."""
+    value, units = float(n_bytes), iter(("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+    unit = next(units)
+    for larger in units:
+        if value < 999.5:  # noqa: PLR2004  rounding to three digits would show 1000
+            break
+        value, unit = value / 1000, larger
+    return f"{n_bytes} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def count(number: int, noun: str) -> str:
+    """Say a number of things: ``1 array``, ``2 arrays``, ``3 branches``."""
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def _trim(report: Report) -> Iterator[Part]:
+    """Yield the parts cleaned and cut; what no longer fits is counted in words."""
+    title = Lines((_clean(report.title),))
+    yield title
+    budget = HTML_BUDGET - _cost(title.lines)
+    for number, part in enumerate(report.parts):
+        budget -= _PART_MARKUP
+        if budget < 0:
+            yield Lines((f"… and {count(len(report.parts) - number, 'more part')}",))
+            return
+        match part:
+            case Lines():
+                shown, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
+                yield Lines(tuple(line for (line,) in shown))
+                if left := len(part.lines) - len(shown):
+                    yield Lines((f"… and {count(left, 'more line')}",))
+            case Table() if part.rows:
+                shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget)
+                if shown:
+                    yield Table(shown[0], tuple(shown[1:]))
+                if left := len(part.rows) - len(shown[1:]):
+                    yield Lines((f"… and {count(left, 'more row')}",))
+            case Code():
+                source, left, budget = _fit_code(part.source.expandtabs(4), budget)
+                yield Code(source)
+                if left:
+                    yield Lines((f"… and {count(left, 'more character')}",))
+
+
+def _fit(rows: list[tuple[str, ...]], budget: int) -> tuple[list[tuple[str, ...]], int]:
+    """Return the first rows, as many as fit, and the budget that is left."""
+    shown: list[tuple[str, ...]] = []
+    for row in rows:
+        cells = tuple(_clean(cell) for cell in row)
+        if _cost(cells) > budget:
+            break
+        budget -= _cost(cells)
+        shown.append(cells)
+    return shown, budget
+
+
+def _fit_code(source: str, budget: int) -> tuple[str, int, int]:
+    """Return the code that fits, how many characters were left out, and the budget that is left."""
+    keep = min(CODE_LIMIT, len(source))
+    while True:
+        shown = "\n".join(_printable(line) for line in source[:keep].split("\n"))
+        if _cost((shown,)) <= budget or not keep:
+            return shown, len(source) - keep, budget - _cost((shown,))
+        keep //= 2
+
+
+def _cost(cells: tuple[str, ...]) -> int:
+    return sum(len(html.escape(cell).encode()) + _CELL_MARKUP for cell in cells)
+
+
+def _clean(cell: str) -> str:
+    """Return a cell on one line, shortened when it is too long."""
+    if len(cell) > CELL_LIMIT:
+        cell = f"{cell[: CELL_LIMIT - 1]}…"
+    return _printable(cell.replace("\n", "⏎"))
+
+
+def _printable(text: str) -> str:
+    """Make visible what could steer a terminal or turn the direction of writing: a commit message may hold anything."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
+
+
+def _text_table(table: Table) -> list[str]:
+    rows = [table.columns, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _html_table(table: Table) -> str:
+    # Notebooks align cells to the right, and HTML folds the spaces that indent a tree.
+    left = ' style="text-align:left;white-space:pre-wrap"'
+    head = "".join(f"<th{left}>{html.escape(name)}</th>" for name in table.columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,330 @@
+"""The IPython magics: ``%ice`` (also ``%icechunk``) and ``%%commit``.
+
+A shell: it reads a line, calls one method of the store, returns its record, and turns an error into one line plus the
+next thing to type. The stores that it works on are the variables of the notebook; it keeps no second list of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import icechunk
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.display import display
+from IPython.utils.process import arg_split
+from traitlets import Float
+
+from icemagic import commands, history, layout, provenance
+from icemagic.cells import Body, HiddenFailureError, await_commit, compile_body
+from icemagic.commands import VERBS, CommandError, Help
+from icemagic.completion import Completer
+from icemagic.config import load_config
+from icemagic.display import Shown
+from icemagic.errors import IcemagicError, TransactionError, did_you_mean
+from icemagic.progress import progress
+from icemagic.provenance import Cell
+from icemagic.records import Committed, Note, OpenStores
+from icemagic.store import IcechunkStore
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+DEFAULT_NAME = "store"
+"""Variable to which a store is bound unless ``--as`` says otherwise."""
+
+# The message ends at the first quote of its kind after which only options follow, so that it may hold quotes itself.
+_MESSAGE = re.compile(r"""\s*(?:(?:-m|--message)[\s=]+)?(?P<quote>["'])(?P<message>.*?)(?P=quote)(?P<rest>(?:\s+--.*)?)\s*""")
+
+
+class IceError(UsageError):
+    """A mistake of the user, in one or two lines without a traceback.
+
+    A subclass of ``UsageError``, because IPython prints a plain one to stderr only, where nbval and "Run All" miss it.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turn the errors that are meant for people into `IceError`."""
+    try:
+        yield
+    except icechunk.IcechunkError as error:
+        text = error.message.splitlines()[0] if error.message else str(error.kind)
+        raise IceError(f"icechunk says: {text} ({error.kind})") from error
+    except (IcemagicError, OSError) as error:
+        raise IceError(str(error)) from error
+
+
+@magics_class
+class IceMagic(Magics):
+    """``%ice``, ``%icechunk`` and ``%%commit``; ``%config IceMagic`` shows what can be set."""
+
+    progress_after = Float(2.0, help="Seconds after which a running %%commit shows how much it has written.").tag(config=True)
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell=shell)
+        self._name = DEFAULT_NAME
+        self._parser = commands.parser()
+        self.completer = Completer(self.open_stores, lambda: self.open_stores().get(self._name))
+        self.transform = lambda lines: await_commit(shell, lines)
+
+    # -- stores --------------------------------------------------------------------------------------------------------
+
+    def open_stores(self) -> Mapping[str, IcechunkStore]:
+        """Return the stores that the notebook's variables hold."""
+        variables = list(self.shell.user_ns.items())
+        return {name: value for name, value in variables if isinstance(value, IcechunkStore) and not name.startswith("_")}
+
+    def _store(self, name: str | None) -> IcechunkStore:
+        stores = self.open_stores()
+        wanted = name or self._name
+        if wanted in stores:
+            return stores[wanted]
+        if name:
+            raise CommandError(f"No open store is called {name!r}.", did_you_mean(name, stores))
+        if stores:
+            hint = f"Say which with --store: {', '.join(sorted(stores))}."
+            raise CommandError(f"No store is called {wanted!r}.", hint)
+        raise CommandError("No store is open.", "Open one: %icechunk open PATH_OR_URL (--create makes a new one).")
+
+    def _bind(self, name: str, store: IcechunkStore) -> Shown:
+        self._name = name
+        self.shell.user_ns[name] = store
+        return store.status()
+
+    # -- line magics ---------------------------------------------------------------------------------------------------
+
+    @no_var_expand
+    @line_magic("ice")
+    def ice(self, line: str) -> Shown:
+        """Version control for arrays; ``%ice help`` lists the verbs."""
+        with _in_one_line():
+            try:
+                words = arg_split(line, posix=os.name != "nt")
+            except ValueError as error:
+                raise CommandError(f"This line cannot be read: {error}.") from None
+            if words and not words[0].startswith("-") and words[0] not in VERBS:
+                raise CommandError(f"There is no verb {words[0]!r}.", f"{did_you_mean(words[0], VERBS)} %ice help lists them.")
+            arguments = self._parser.parse_args(words or ["help"])
+            return self._run(arguments)
+
+    @no_var_expand
+    @line_magic("icechunk")
+    def icechunk(self, line: str) -> Shown:
+        """Do the same as ``%ice``."""
+        return self.ice(line)
+
+    def _run(self, arguments: argparse.Namespace) -> Shown:
+        verb = VERBS[arguments.verb]
+        if not verb.on_store:
+            return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
+        if verb.name == "config" and not self.open_stores():
+            return load_config()
+        return _ON_STORE[verb.name](self._store(arguments.store), arguments)
+
+    def _do_open(self, arguments: argparse.Namespace) -> Shown:
+        self._check_name(arguments.name)
+        url, settings = self._url(arguments.url), self._settings(arguments.storage_config)
+        try:
+            store = IcechunkStore.open(
+                url,
+                version=arguments.version,
+                branch=arguments.branch,
+                read_only=arguments.read_only,
+                storage_config=settings,
+            )
+        except FileNotFoundError:
+            if not arguments.create:
+                raise
+            store = IcechunkStore.open_or_create(url, read_only=arguments.read_only, storage_config=settings)
+        return self._bind(arguments.name, store)
+
+    def _do_create(self, arguments: argparse.Namespace) -> Shown:
+        self._check_name(arguments.name)
+        settings = self._settings(arguments.storage_config)
+        return self._bind(arguments.name, IcechunkStore.create(self._url(arguments.url), storage_config=settings))
+
+    def _do_close(self, arguments: argparse.Namespace) -> Shown:
+        store = self._store(arguments.name)
+        store.close()
+        name = arguments.name or self._name
+        del self.shell.user_ns[name]
+        return Note(f"closed {name}: {store.url}")
+
+    def _do_stores(self, arguments: argparse.Namespace) -> Shown:
+        found = layout.sites(arguments.folder) if Path(arguments.folder).is_dir() else None
+        return OpenStores({name: store.status() for name, store in self.open_stores().items()}, self._name, found)
+
+    def _do_help(self, arguments: argparse.Namespace) -> Shown:
+        if arguments.verb_asked is None:
+            return Help()
+        verb = VERBS.get(arguments.verb_asked)
+        if verb is None:
+            raise CommandError(f"There is no verb {arguments.verb_asked!r}.", did_you_mean(arguments.verb_asked, VERBS))
+        return Help(verb)
+
+    def _check_name(self, name: str) -> None:
+        if not name.isidentifier():
+            raise CommandError(f"A variable cannot be called {name!r}.", "For example: --as reference")
+        held = self.open_stores().get(name)
+        if held is not None and held.in_transaction:
+            raise TransactionError(f"{name} is in a transaction and cannot be replaced.", "Use --as NAME.")
+
+    def _url(self, typed: str) -> str:
+        """Expand ``{variable}`` and ``$variable``, as other line magics do."""
+        return str(self.shell.var_expand(typed)) if re.search(r"[{$]", typed) else typed
+
+    def _settings(self, name: str | None) -> Mapping[str, object] | None:
+        if name is None:
+            return None
+        settings = self.shell.user_ns.get(name)
+        if not isinstance(settings, Mapping):
+            text = f"{name!r} is no dict in this notebook."
+            raise CommandError(text, f'For example: {name} = {{"region": "us-east-1", "credentials": "auto"}}')
+        return settings
+
+    # -- the cell magic ------------------------------------------------------------------------------------------------
+
+    @no_var_expand
+    @cell_magic("commit")
+    def commit(self, line: str, cell: str) -> Committed | Note | Coroutine[Any, Any, Committed | Note]:
+        """Run the cell as one transaction: it commits as a whole or not at all.
+
+        ``%%commit "message" [--store NAME]``. Top-level ``await`` works; ``%%commit`` must then be the outermost magic.
+        """
+        __tracebackhide__ = True
+        with _in_one_line():
+            message, name = _read_commit_line(line)
+            store = self._store(name)
+            if store.in_transaction:
+                raise TransactionError("A %%commit cell cannot run inside another one.", "Commit the outer one first.")
+        body = compile_body(self.shell, cell)
+        running = self._transaction(store, message, body, self._cell(cell.strip("\n")))
+        if body.awaits:
+            return running  # awaited by the rewritten cell
+        try:
+            running.send(None)  # without an await inside it runs to its end at once, on the same path
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        raise AssertionError("a body without await suspended itself")
+
+    async def _transaction(self, store: IcechunkStore, message: str, body: Body, cell: Cell) -> Committed | Note:
+        __tracebackhide__ = True
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            with _in_one_line():
+                txn = stack.enter_context(store.transaction(cell=cell))
+            try:
+                with progress(lambda: store.bytes_written, after=self.progress_after):
+                    value = await body.run(self.shell)
+                    with _in_one_line():
+                        if txn.session.has_uncommitted_changes:
+                            txn.commit(message)
+            except HiddenFailureError:
+                text = "Something in the cell showed an error and went on, so nothing was committed."
+                raise IceError(f"{text}\nMend it, or take it out of the cell, and run the cell again.") from None
+            except BaseException as error:  # interrupts, too: whatever ended the cell, say what became of the commit
+                error.add_note(f"Committed as {txn.version.summary()}." if txn.version else "Nothing was committed.")
+                raise
+        seconds = time.perf_counter() - started
+        if value is not None and not _is_writer(value):
+            display(value)
+        if txn.version is None:
+            return Note("Nothing was changed, so nothing was committed.")
+        with _in_one_line():
+            return Committed(txn.version, txn.branch, store.diff(txn.version), seconds)
+
+    def _cell(self, source: str) -> Cell:
+        return Cell(source, self.shell.execution_count, _notebook_name(self.shell))
+
+    def running_cell(self) -> Cell | None:
+        """Return the cell that runs, for transactions that are opened with ``with store.transaction(...)``."""
+        outer = self.shell.displayhook.exec_result
+        return None if outer is None else self._cell(outer.info.raw_cell)
+
+
+_ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
+    "status": lambda store, _: store.status(),
+    "log": lambda store, given: store.log(limit=given.limit, ref=given.ref),
+    "show": lambda store, given: store.show(given.ref),
+    "diff": lambda store, given: store.diff(*_two_versions(given.a, given.b)),
+    "tree": lambda store, _: store.tree(),
+    "tag": lambda store, given: store.tag(given.name, given.ref) if given.name else store.tags(),
+    "branch": lambda store, given: store.branch(given.name, given.ref) if given.name else store.branches(),
+    "switch": lambda store, given: store.switch(given.branch),
+    "checkout": lambda store, given: store.checkout(given.ref),
+    "refresh": lambda store, _: store.refresh(),
+    "discard": lambda store, _: store.discard(),
+    "config": lambda store, _: store.config,
+}
+
+
+def _two_versions(a: str, b: str | None) -> tuple[str, str | None]:
+    left, right = history.split_range(a)
+    if b is not None and right is not None:
+        raise CommandError(f"{a} names two versions already; {b!r} is one too many.", "Use A..B, or A B.")
+    return left, right if right is not None else b
+
+
+def _read_commit_line(line: str) -> tuple[str, str | None]:
+    """Split the line of ``%%commit`` into the message, as typed, and the name of a store."""
+    found = _MESSAGE.fullmatch(line)
+    if found is None or not found["message"].strip():
+        raise CommandError("A commit needs a message in quotes.", 'For example: %%commit "Add 2025-01-01"')
+    options = found["rest"].split()
+    match options:
+        case []:
+            return found["message"], None
+        case ["--store", name]:
+            return found["message"], name
+    raise CommandError(f"{' '.join(options)!r} cannot be read.", '%%commit "message" [--store NAME]')
+
+
+def _is_writer(value: object) -> bool:
+    """Whether it is what ``to_zarr`` returns: a handle, of no interest as the last line of a cell."""
+    return type(value).__module__ == "xarray.backends.zarr"
+
+
+def _notebook_name(shell: InteractiveShell) -> str | None:
+    """Return the file name of the notebook where the front end tells it (Jupyter Server 2 and VS Code do)."""
+    path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
+    return re.split(r"[/\\]", path)[-1] if isinstance(path, str) and path.endswith(".ipynb") else None
+
+
+_loaded: dict[InteractiveShell, IceMagic] = {}
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics, the completion and the names that a notebook uses without importing them."""
+    from icemagic import VersionPicker, preprocess_dataset
+
+    magics = _loaded[shell] = IceMagic(shell)
+    shell.register_magics(magics)
+    shell.input_transformers_post.append(magics.transform)
+    shell.Completer.custom_matchers.append(magics.completer.matcher)
+    provenance.running_cell = magics.running_cell
+    for value in (IcechunkStore, VersionPicker, preprocess_dataset):
+        shell.user_ns.setdefault(value.__name__, value)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Undo `load`; open stores stay open."""
+    magics = _loaded.pop(shell)
+    provenance.running_cell = provenance.no_cell
+    shell.Completer.custom_matchers.remove(magics.completer.matcher)
+    shell.input_transformers_post.remove(magics.transform)
+    shell.configurables.remove(magics)  # else %config keeps talking to an instance that nobody uses
+    for kind, name in (("line", "ice"), ("line", "icechunk"), ("cell", "commit")):
+        shell.magics_manager.magics[kind].pop(name, None)
+    magics.completer.close()

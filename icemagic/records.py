@@ -1,0 +1,459 @@
+"""What the verbs return: frozen records that show themselves as text, HTML and, where it is a table, as a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from icemagic.display import CELL_LIMIT, Code, Lines, Part, Report, Shown, Table, count, size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NONE_YET = "no version yet"
+SHORT = 8
+"""Characters of a snapshot id that are shown, as icechunk's own graph does."""
+
+
+def short(snapshot_id: str) -> str:
+    """Return the first characters of a snapshot id."""
+    return snapshot_id[:SHORT]
+
+
+def utc(moment: datetime) -> str:
+    """Say a moment to the second in UTC; icechunk writes commit times in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a message, marked when there are more."""
+    line, *more = text.strip().splitlines() or [""]
+    return f"{line} …" if more else line
+
+
+@dataclass(frozen=True, repr=False)
+class Version(Shown):
+    """One version of the whole store: an icechunk snapshot that a person made."""
+
+    id: str
+    """Snapshot id, 20 characters."""
+    message: str
+    """Commit message as typed."""
+    time: datetime
+    """When it was committed (UTC)."""
+    parent: str | None = None
+    """Id of the snapshot it was made from."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Commit metadata, among it what icemagic recorded under ``icemagic``."""
+    refs: tuple[str, ...] = field(default=(), compare=False)
+    """Branches and tags that stand on it, at the time of asking."""
+
+    @property
+    def author(self) -> str:
+        """Who committed, or an empty text where nobody said so."""
+        recorded = self.metadata.get("icemagic")
+        author = recorded.get("author") if isinstance(recorded, Mapping) else None
+        return str(author or self.metadata.get("author") or "")
+
+    def __str__(self) -> str:
+        return self.id
+
+    def _report(self) -> Report:
+        return Report(self.summary(), (Lines((self.byline(),)),))
+
+    def summary(self) -> str:
+        """Return the short id and the first line of the message."""
+        return f"{short(self.id)} {first_line(self.message)}"
+
+    def byline(self) -> str:
+        """Return time, author and refs in one line."""
+        return " · ".join(filter(None, (utc(self.time), self.author, ", ".join(self.refs))))
+
+
+@dataclass(frozen=True, repr=False)
+class Log(Shown):
+    """Versions, newest first."""
+
+    of: str
+    """What was asked for: a branch, a tag, a version."""
+    versions: tuple[Version, ...]
+    truncated: bool
+    """Whether older versions were left out."""
+
+    def __iter__(self) -> Iterator[Version]:
+        return iter(self.versions)
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def __getitem__(self, index: int) -> Version:
+        return self.versions[index]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row a version: id, refs, time (UTC), author, message."""
+        import pandas as pd
+
+        rows = [(v.id, ", ".join(v.refs), v.time, v.author, v.message) for v in self.versions]
+        return pd.DataFrame(rows, columns=["id", "refs", "time", "author", "message"])
+
+    def _report(self) -> Report:
+        if not self.versions:
+            return Report(f"{self.of} holds no version yet")
+        shown = count(len(self), "version")
+        title = f"{self.of}: the newest {shown}" if self.truncated else f"{self.of}: {shown}, newest first"
+        rows = [(short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message)) for v in self.versions]
+        return Report(title, (Table(("version", "refs", "time", "author", "message"), tuple(rows)),))
+
+
+@dataclass(frozen=True, repr=False)
+class Refs(Shown):
+    """Branches or tags and the versions they stand on."""
+
+    kind: str
+    """``branch`` or ``tag``."""
+    versions: Mapping[str, Version | None]
+    """Name to version; None where a branch holds no version yet."""
+    current: str | None = None
+    """The name that the store stands on."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.versions)
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def __getitem__(self, name: str) -> Version | None:
+        return self.versions[name]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row a name: name, id, time (UTC), message; a branch without a version has only its name."""
+        import pandas as pd
+
+        rows = [(name, v and v.id, v and v.time, v and v.message) for name, v in self.versions.items()]
+        return pd.DataFrame(rows, columns=[self.kind, "id", "time", "message"])
+
+    def _report(self) -> Report:
+        rows = []
+        for name, version in self.versions.items():
+            mark = "*" if name == self.current else ""
+            at = (short(version.id), utc(version.time), first_line(version.message)) if version else ("", "", _NONE_YET)
+            rows.append((mark, name, *at))
+        table = Table(("", self.kind, "version", "time", "message"), tuple(rows))
+        return Report(count(len(rows), self.kind), (table,))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One property before and after; None stands for absent."""
+
+    path: str
+    what: str
+    before: Any
+    after: Any
+
+    def words(self) -> str:
+        """Say the change as ``what: before → after``."""
+        if self.before is None:
+            return f"{self.what}: added {self.after!r}"
+        if self.after is None:
+            return f"{self.what}: removed {self.before!r}"
+        return f"{self.what}: {self.before!r} → {self.after!r}"
+
+
+@dataclass(frozen=True)
+class ArrayDiff:
+    """How one array differs between two versions."""
+
+    path: str
+    """Path of the array, without a leading slash."""
+    status: str
+    """``added``, ``removed``, ``resized`` or ``changed``."""
+    changed_chunks: int
+    """Chunks whose stored reference differs: written anew, added or removed."""
+    total_chunks: int
+    """Chunks of the array's grid in the newer version (in the older one, for a removed array)."""
+    bytes: int
+    """Stored bytes of the chunks that only the second version holds."""
+    changes: tuple[Change, ...] = ()
+    """Shape, dtype, codecs and other properties of the array, before and after (attributes stand in ``Diff``)."""
+
+
+@dataclass(frozen=True, repr=False)
+class Diff(Shown):
+    """How two versions differ in structure and chunks."""
+
+    a: str
+    """The first side, in words."""
+    b: str
+    """The second side, in words."""
+    arrays: tuple[ArrayDiff, ...] = ()
+    """One entry per array that differs, in order of path."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Path of a group to ``added`` or ``removed``; the root group has the path ``/``."""
+    attributes: tuple[Change, ...] = ()
+    """Attributes of arrays and groups, before and after."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the two sides hold the same arrays, chunks and attributes."""
+        return not (self.arrays or self.groups or self.attributes)
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all chunks that only the second side holds."""
+        return sum(array.bytes for array in self.arrays)
+
+    def summary(self) -> str:
+        """Say in one line what differs."""
+        if self.is_empty:
+            return "nothing differs"
+        words = [
+            count(sum(array.status == status for array in self.arrays), "array") + f" {status}"
+            for status in ("added", "removed", "resized", "changed")
+            if any(array.status == status for array in self.arrays)
+        ]
+        words += [
+            f"{count(number, 'group')} {status}"
+            for status in ("added", "removed")
+            if (number := sum(found == status for found in self.groups.values()))
+        ]
+        if chunks := sum(array.changed_chunks for array in self.arrays):
+            words.append(count(chunks, "chunk"))
+        if self.bytes:
+            words.append(f"{size(self.bytes)} written")
+        if self.attributes:
+            words.append(count(len(self.attributes), "attribute"))
+        return ", ".join(words)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per array that differs: path, status, changed_chunks, total_chunks, bytes."""
+        import pandas as pd
+
+        rows = [(x.path, x.status, x.changed_chunks, x.total_chunks, x.bytes) for x in self.arrays]
+        return pd.DataFrame(rows, columns=["path", "status", "changed_chunks", "total_chunks", "bytes"])
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the tables below the summary, for reports that hold a diff."""
+        rows = [
+            (
+                array.path,
+                array.status,
+                f"{array.changed_chunks:,} of {array.total_chunks:,}",
+                size(array.bytes),
+                "; ".join(change.words() for change in array.changes),
+            )
+            for array in self.arrays
+        ]
+        edits = [(change.path, change.words()) for change in self.attributes]
+        return (
+            Table(("group", "status"), tuple(self.groups.items())),
+            Table(("array", "status", "chunks", "written", "what changed"), tuple(rows)),
+            Table(("attributes of", "what changed"), tuple(edits)),
+        )
+
+    def _report(self) -> Report:
+        return Report(f"{self.a} → {self.b}: {self.summary()}", self.parts())
+
+
+@dataclass(frozen=True, repr=False)
+class Origin(Shown):
+    """How a commit came about, as recorded under ``icemagic`` in its metadata."""
+
+    facts: Mapping[str, str]
+    """Author, notebook, execution count, Python, packages, git revision: only what was recorded."""
+    source: str | None = None
+    """Source of the cell, with secrets redacted."""
+    source_hash: str | None = None
+    """Hash of that source; the source itself may be gone when the version that held it expired."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the facts and the cell, for reports that hold an origin."""
+        parts: list[Part] = [Table(("recorded", ""), tuple(self.facts.items()))]
+        if self.source is not None:
+            parts += [Lines(("cell:",)), Code(self.source)]
+        elif self.source_hash:
+            parts.append(Lines((f"cell: only its hash {self.source_hash} is recorded",)))
+        return tuple(parts)
+
+    def _report(self) -> Report:
+        title = "how it came about" if self.facts else "nothing was recorded about how it came about"
+        return Report(title, self.parts())
+
+
+@dataclass(frozen=True, repr=False)
+class Exhibit(Shown):
+    """One version in full: its message, what it changed and how it came about."""
+
+    version: Version
+    diff: Diff | None
+    """What it changed against its parent; None where the parent expired."""
+    origin: Origin
+
+    def _report(self) -> Report:
+        summary = self.version.summary()
+        lines = self.version.message.strip().splitlines()
+        # The title has room for one line of limited length; the rest, or all of it, follows.
+        message = [part for line in lines[len(summary) <= CELL_LIMIT :] for part in wrap(line) or [""]]
+        changed = self.diff.summary() if self.diff else "unknown, the version before it expired"
+        parts = (Lines((*message, self.version.byline(), f"changed: {changed}")),)
+        return Report(summary, (*parts, *(self.diff.parts() if self.diff else ()), *self.origin.parts()))
+
+
+@dataclass(frozen=True, repr=False)
+class Committed(Shown):
+    """The outcome of a commit: the new version, what changed, and how long it took."""
+
+    version: Version
+    branch: str
+    diff: Diff
+    seconds: float
+    """From the start of the transaction to the verified commit, in seconds."""
+
+    def _report(self) -> Report:
+        title = f"{self.branch} {self.version.summary()}"
+        return Report(title, (Lines((f"{self.diff.summary()} · {self.seconds:.1f} s",)), *self.diff.parts()))
+
+
+@dataclass(frozen=True, repr=False)
+class Note(Shown):
+    """An answer in words: what happened, and perhaps what to do next."""
+
+    text: str
+    hints: tuple[str, ...] = ()
+
+    def _report(self) -> Report:
+        return Report(self.text, (Lines(self.hints),))
+
+
+@dataclass(frozen=True, repr=False)
+class Status(Shown):
+    """Where the store stands, what is not committed, and what to do next."""
+
+    url: str
+    branch: str | None
+    """The branch that the store stands on, or None when it stands on a version."""
+    version: Version | None
+    """The version that it reads, or None when there is none yet."""
+    behind: int
+    """Versions on the branch that are newer than the one it reads."""
+    read_only: bool
+    uncommitted: Diff | None
+    """What the open transaction changed so far; None outside a transaction."""
+
+    def _report(self) -> Report:
+        place = f"on branch {self.branch}" if self.branch else "on a version, not on a branch"
+        at = f"at {self.version.summary()}" if self.version else _NONE_YET
+        lines = [f"{place} · {at}"]
+        if self.version:
+            lines.append(self.version.byline())
+        if self.behind:
+            lines.append(f"{count(self.behind, 'newer version')} on {self.branch}: store.refresh() moves there")
+        changes = self.uncommitted.parts() if self.uncommitted else ()
+        return Report(self.url, (Lines((*lines, self._next())), *changes))
+
+    def _next(self) -> str:
+        if self.uncommitted is not None:
+            return f"in a transaction, not committed: {self.uncommitted.summary()}"
+        if self.read_only:
+            return "opened read-only"
+        if self.branch is None:
+            return 'to write, go back to a branch: store.switch("main")'
+        return 'to write, open a transaction: %%commit "message" or with store.transaction("message")'
+
+
+@dataclass(frozen=True, repr=False)
+class OpenStores(Shown):
+    """The stores that are open in a notebook, and the sites found on disk."""
+
+    stores: Mapping[str, Status]
+    current: str
+    """The variable that verbs work on unless told otherwise."""
+    sites: Shown | None
+
+    def _report(self) -> Report:
+        rows = [
+            (
+                "*" if name == self.current else "",
+                name,
+                status.branch or "on a version",
+                status.version.summary() if status.version else "no version yet",
+                status.url,
+            )
+            for name, status in self.stores.items()
+        ]
+        below = self.sites._report() if self.sites else Report("")
+        parts = (Table(("", "variable", "branch", "version", "store"), tuple(rows)),)
+        return Report(f"open: {count(len(rows), 'store')}", (*parts, Lines(tuple(filter(None, (below.title,)))), *below.parts))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One group or array of a tree."""
+
+    path: str
+    kind: str
+    """``group`` or ``array``."""
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    chunks: tuple[int, ...] = ()
+    dims: tuple[str, ...] = ()
+    codecs: str = ""
+    stored_chunks: int = 0
+    """Chunks that were written; the others read as the fill value."""
+    total_chunks: int = 0
+    bytes: int = 0
+    """Stored bytes of the chunks in this version."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of files of a repository."""
+
+    name: str
+    meaning: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, repr=False)
+class Tree(Shown):
+    """Groups and arrays of one version, and what lies in storage under the repository."""
+
+    title: str
+    nodes: tuple[Node, ...]
+    kept: tuple[Kept, ...]
+    remark: str = ""
+    """Why nothing is said of the storage, where that is so."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row a group or array, with the fields of ``Node``."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(node) for node in self.nodes], columns=[column.name for column in fields(Node)])
+
+    def _report(self) -> Report:
+        rows = [self._row(node) for node in self.nodes]
+        kept = [(kept.name, kept.meaning, f"{kept.files:,}", size(kept.bytes)) for kept in self.kept]
+        return Report(
+            self.title,
+            (
+                Table(("name", "shape", "dtype", "chunk", "codecs", "stored chunks", "stored"), tuple(rows)),
+                Table(("in storage", "what it is", "files", "size"), tuple(kept)),
+                Lines((self.remark,) if self.remark else ()),
+            ),
+        )
+
+    @staticmethod
+    def _row(node: Node) -> tuple[str, ...]:
+        parts = node.path.strip("/").split("/")
+        name = "/" if node.path == "/" else "  " * len(parts) + parts[-1]
+        if node.kind == "group":
+            return (f"{name}/" if node.path != "/" else name, "", "", "", "", "", "")
+        dims = node.dims or ("",) * len(node.shape)
+        shape = " × ".join(f"{dim} {length:,}".strip() for dim, length in zip(dims, node.shape, strict=True))
+        chunk = " × ".join(f"{length:,}" for length in node.chunks)
+        stored = f"{node.stored_chunks:,} of {node.total_chunks:,}"
+        return (name, shape or "scalar", node.dtype, chunk, node.codecs, stored, size(node.bytes))

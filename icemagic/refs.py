@@ -1,0 +1,114 @@
+"""Creates and lists branches and tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from icemagic import history
+from icemagic.errors import RefNameError, UnknownVersionError, did_you_mean
+from icemagic.locking import locked
+from icemagic.records import Refs
+
+if TYPE_CHECKING:
+    import icechunk
+
+# What git refuses in a name (git-check-ref-format), so that REF~2, A..B and @{date} can be read back.
+_REFUSED = re.compile(r"[ ~^:?*\[\]\\]|\.\.|@\{|//|^[-/.]|[/.]$|/\.|\.lock(?=/|$)")
+_USE = "Use letters, digits, and . _ - / between them."
+_RESERVED = ("HEAD", "@")
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse a name that could not be typed back as a version.
+
+    Raises
+    ------
+    RefNameError
+        With the reason.
+    """
+    if not name or name in _RESERVED or name.startswith(("heads/", "tags/")) or history.is_full_id(name):
+        raise RefNameError(f"A {kind} cannot be called {name!r}.", _USE)
+    # Invisible characters, among them every space but the plain one, would be lost or overlooked when typed back.
+    invisible = next((char for char in name if not char.isprintable()), None)
+    if bad := invisible or ((match := _REFUSED.search(name)) and match[0]):
+        raise RefNameError(f"A {kind} cannot be called {name!r}: {bad!r} stands in the way.", _USE)
+
+
+def tip(repo: icechunk.Repository, branch: str) -> str:
+    """Return the snapshot on which a branch stands.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such branch; the hint names the nearest.
+    """
+    from icechunk import RefNotFoundError
+
+    try:
+        return repo.lookup_branch(branch)
+    except RefNotFoundError:
+        hint = did_you_mean(branch, repo.list_branches())
+        raise UnknownVersionError(f"There is no branch {branch!r}.", hint) from None
+
+
+def branches(repo: icechunk.Repository, current: str | None = None) -> Refs:
+    """Return the branches, sorted by name; `current` is marked."""
+    names = sorted(repo.list_branches())
+    return Refs("branch", {name: history.version(repo, repo.lookup_branch(name)) for name in names}, current)
+
+
+def tags(repo: icechunk.Repository) -> Refs:
+    """Return the tags, sorted by name."""
+    return Refs("tag", {name: history.version(repo, repo.lookup_tag(name)) for name in sorted(repo.list_tags())})
+
+
+def create_branch(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
+    """Create a branch at a snapshot.
+
+    Raises
+    ------
+    RefNameError
+        When the name is taken or cannot be used.
+    """
+    check_name(name, "branch")
+    with locked(repo):
+        if name in repo.list_branches():
+            raise RefNameError(f"There is a branch {name!r} already.", f"%ice switch {name} goes there.")
+        with _refusals("branch", name):
+            repo.create_branch(name, snapshot_id)
+
+
+def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
+    """Create a tag at a snapshot; a tag never moves, and icechunk never gives its name again after deletion.
+
+    Raises
+    ------
+    RefNameError
+        When the name is taken, was deleted before, or cannot be used.
+    """
+    check_name(name, "tag")
+    with locked(repo):
+        if name in repo.list_tags():
+            raise RefNameError(f"There is a tag {name!r} already.", "A tag never moves; choose another name.")
+        with _refusals("tag", name):
+            repo.create_tag(name, snapshot_id)
+
+
+@contextmanager
+def _refusals(kind: str, name: str) -> Iterator[None]:
+    """Say in words why icechunk refuses a name that looks free."""
+    from icechunk import AlreadyExistsError, ConflictError, InvalidInputError
+
+    try:
+        yield
+    except (AlreadyExistsError, ConflictError):  # format 1 calls it a conflict
+        message = f"A {kind} {name!r} was there before, or has just been made by someone else."
+        raise RefNameError(message, "Choose another name: that of a deleted tag is not given again.") from None
+    except InvalidInputError as error:
+        if error.kind != "invalid-ref-name":
+            raise
+        message = f"This repository, of format 1, takes no {kind} called {name!r}."
+        raise RefNameError(message, "Leave out the slash.") from None

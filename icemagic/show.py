@@ -1,0 +1,26 @@
+"""Shows one version in full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icemagic import diff, history, provenance
+from icemagic.errors import UnknownVersionError
+from icemagic.records import Exhibit
+
+if TYPE_CHECKING:
+    import icechunk
+
+
+def show(repo: icechunk.Repository, snapshot_id: str) -> Exhibit:
+    """Return a version's message, what it changed against the version before it, and how it came about.
+
+    Raises
+    ------
+    UnknownVersionError
+        For icechunk's empty root snapshot.
+    """
+    version = history.version(repo, snapshot_id)
+    if version is None:
+        raise UnknownVersionError("The empty start of a repository is no version.", "%ice log lists the versions.")
+    return Exhibit(version, diff.of_version(repo, version), provenance.origin(repo, version.id))
