@@ -1,8 +1,8 @@
 """Runs the body of a ``%%commit`` cell as IPython would run the cell itself.
 
 A cell magic is called synchronously and cannot await. So when the body awaits, a transformer puts ``await`` before the
-call of the magic, which then returns a coroutine; IPython runs that in its own loop. The body is compiled under the name
-and line numbers of the outer cell, so that a traceback shows the lines that the user typed.
+call of the magic, which then returns a coroutine; IPython runs that in its own loop. The body is compiled under the
+name and line numbers of the outer cell, so that a traceback shows the lines that the user typed.
 """
 
 from __future__ import annotations
@@ -77,18 +77,18 @@ def compile_body(shell: InteractiveShell, cell: str) -> Body:
     nodes = tree.body
     shows = bool(nodes) and isinstance(nodes[-1], ast.Expr) and shell.ast_node_interactivity != "none"
     last = nodes.pop() if shows else None
-    units: list[tuple[ast.AST, str]] = [(ast.Module(nodes, []), "exec")] if nodes else []
+    units: list[tuple[Any, str]] = [(ast.Module(nodes, []), "exec")] if nodes else []
     if isinstance(last, ast.Expr):
         units.append((ast.Expression(last.value), "eval"))
     with shell.compile.extra_flags(_await_flag(shell)):
         steps = tuple(shell.compile(node, name, mode) for node, mode in units)
-    return Body(steps, quiet=DisplayHook.semicolon_at_end_of_expression(cell))
+    return Body(steps, quiet=DisplayHook.semicolon_at_end_of_expression(source))
 
 
 def await_commit(shell: InteractiveShell, lines: list[str]) -> list[str]:
     """Put ``await`` before ``%%commit`` where its body awaits; an input transformer without side effects.
 
-    A body with a syntax error is handed to IPython bare, at the right line: it reports the error and nothing runs.
+    A body that Python cannot read is handed to IPython bare, at the right line: it reports the error and nothing runs.
     """
     if not lines or not lines[0].startswith(_CALL):
         return lines
@@ -96,13 +96,28 @@ def await_commit(shell: InteractiveShell, lines: list[str]) -> list[str]:
     if body is None:
         return lines
     source = shell.transform_cell(body)
+    above = "\n" * (1 + _leading_blank_lines(body).count("\n"))
     try:
-        tree = shell.compile.ast_parse(source)
-        with shell.compile.extra_flags(_await_flag(shell)):
-            code = shell.compile(tree, "<cell>", "exec")
+        tree: Any = shell.compile.ast_parse(source)  # said to give any node; it gives a module
     except SyntaxError:
-        return ["\n" * (1 + _leading_blank_lines(body).count("\n")), *source.splitlines(keepends=True)]
-    return [f"await {lines[0]}", *lines[1:]] if _is_coroutine(code) else lines
+        return [above, *source.splitlines(keepends=True)]
+    awaits = False
+    for statement in tree.body:
+        # IPython runs the statements before it reads the next one, so a faulty one is handed over without the others.
+        code = _compiled(shell, ast.Module([statement], []))
+        if code is None:
+            alone = "\n" * (statement.lineno - 1) + (ast.get_source_segment(source, statement) or "")
+            return [above, *f"{alone}\n".splitlines(keepends=True)]
+        awaits = awaits or _is_coroutine(code)
+    return [f"await {lines[0]}", *lines[1:]] if awaits else lines
+
+
+def _compiled(shell: InteractiveShell, tree: Any) -> CodeType | None:  # noqa: ANN401  said to take text, takes trees
+    try:
+        with shell.compile.extra_flags(_await_flag(shell)):
+            return shell.compile(tree, "<cell>", "exec")
+    except SyntaxError:
+        return None
 
 
 def _body_of_call(source: str) -> str | None:

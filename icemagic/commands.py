@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NoReturn
 
 from icemagic.display import Lines, Report, Shown, Table
@@ -65,11 +64,17 @@ class Verb:
         return (*self.arguments, STORE) if self.on_store else self.arguments
 
 
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
 def _given(name: str, help: str, completes: Completes = "nothing", **settings: Any) -> Argument:  # noqa: A002, ANN401
     return Argument((name,), help, completes, tuple(settings.items()))
 
 
-_OPTIONAL = {"nargs": "?"}
 STORE = _given("--store", "work on the store of this name instead of the one opened last", "store", metavar="NAME")
 _AS = _given("--as", "name of the variable; default: store", "nothing", dest="name", metavar="NAME", default="store")
 _SETTINGS = _given(
@@ -79,7 +84,10 @@ _SETTINGS = _given(
     dest="storage_config",
     metavar="VARIABLE",
 )
+_REF = _given("ref", "version; default: where the store stands", "ref", nargs="?", default="HEAD")
 _URL = _given("url", "path or URL: stores/site/kind, s3://…, gs://…, az://…, http(s)://…, memory:NAME", "path")
+
+DEFAULT_BRANCH = "main"
 
 VERBS: Mapping[str, Verb] = {
     verb.name: verb
@@ -92,18 +100,29 @@ VERBS: Mapping[str, Verb] = {
                 _given("--create", "create it when there is none", action="store_true"),
                 _AS,
                 _given("--read-only", "refuse every write", action="store_true"),
-                _given("--branch", "branch to stand on; default: main", dest="branch", metavar="NAME", default="main"),
+                _given(
+                    "--branch",
+                    "branch to stand on; default: main",
+                    dest="branch",
+                    metavar="NAME",
+                    default=DEFAULT_BRANCH,
+                ),
                 _given("--version", "stand on this version instead", "ref", metavar="REF"),
                 _SETTINGS,
             ),
             on_store=False,
         ),
         Verb("create", "create a store and bind it to a variable", (_URL, _AS, _SETTINGS), on_store=False),
-        Verb("close", "close a store and remove its variable", (_given("name", "its variable", "store", **_OPTIONAL),), on_store=False),
+        Verb(
+            "close",
+            "close a store and remove its variable",
+            (_given("name", "its variable", "store", nargs="?"),),
+            on_store=False,
+        ),
         Verb(
             "stores",
             "list the open stores, and the sites below a folder",
-            (_given("folder", "folder of the layout <site>/<kind>; default: stores", "path", nargs="?", default="stores"),),
+            (_given("folder", "folder of <site>/<kind>; default: stores", "path", nargs="?", default="stores"),),
             on_store=False,
         ),
         Verb("status", "where the store stands, what is not committed, what to do next"),
@@ -111,36 +130,46 @@ VERBS: Mapping[str, Verb] = {
             "log",
             "the versions, newest first",
             (
-                _given("ref", "up to this version; default: where the store stands", "ref", nargs="?", default="HEAD"),
-                Argument(("-n", "--limit"), "how many", "nothing", (("type", int), ("default", 20), ("metavar", "N"))),
+                _REF,
+                Argument(
+                    ("-n", "--limit"),
+                    "how many",
+                    "nothing",
+                    (("type", _at_least_one), ("default", 20), ("metavar", "N")),
+                ),
             ),
         ),
-        Verb("show", "one version: message, changes, and the cell that made it", (_given("ref", "version", "ref", nargs="?", default="HEAD"),)),
+        Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),
         Verb(
             "diff",
             "what differs between two versions: A..B, A B, or one version and the one before it",
             (
                 _given("a", "version or A..B", "ref", nargs="?", default="HEAD"),
-                _given("b", "version", "ref", **_OPTIONAL),
+                _given("b", "version", "ref", nargs="?"),
             ),
         ),
         Verb("tree", "groups and arrays, and what lies in storage"),
         Verb(
             "tag",
             "name a version for good; without a name: list the tags",
-            (_given("name", "name of the tag", **_OPTIONAL), _given("ref", "version", "ref", nargs="?", default="HEAD")),
+            (_given("name", "name of the tag", nargs="?"), _REF),
         ),
         Verb(
             "branch",
             "start a branch at a version; without a name: list the branches",
-            (_given("name", "name of the branch", **_OPTIONAL), _given("ref", "version", "ref", nargs="?", default="HEAD")),
+            (_given("name", "name of the branch", nargs="?"), _REF),
         ),
         Verb("switch", "stand on the newest version of a branch", (_given("branch", "branch", "branch"),)),
         Verb("checkout", "stand on a version, read-only", (_given("ref", "version", "ref"),)),
         Verb("refresh", "move to the newest version of the branch"),
         Verb("discard", "throw away what the open transaction changed so far"),
         Verb("config", "each setting, its value and where it came from"),
-        Verb("help", "this table, or one verb in full", (_given("verb_asked", "verb", "verb", metavar="VERB", nargs="?"),), on_store=False),
+        Verb(
+            "help",
+            "this table, or one verb in full",
+            (_given("verb_asked", "verb", "verb", metavar="VERB", nargs="?"),),
+            on_store=False,
+        ),
     )
 }
 
@@ -153,17 +182,13 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError(f"{message[0].upper()}{message[1:]}.", " ".join(self.format_usage().split()))
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of everything after ``%ice``."""
+def parser(verb: Verb) -> argparse.ArgumentParser:
+    """Return the parser of everything after ``%ice VERB``."""
     # Without help of its own: argparse's would end the kernel with sys.exit.
-    plain = partial(_Parser, add_help=False, allow_abbrev=False)
-    top = plain(prog="%ice")
-    subparsers = top.add_subparsers(dest="verb", metavar="VERB", parser_class=plain)
-    for verb in VERBS.values():
-        one = subparsers.add_parser(verb.name)
-        for argument in verb.everything:
-            one.add_argument(*argument.names, help=argument.help, **dict(argument.settings))
-    return top
+    one = _Parser(prog=f"%ice {verb.name}", add_help=False, allow_abbrev=False)
+    for argument in verb.everything:
+        one.add_argument(*argument.names, help=argument.help, **dict(argument.settings))
+    return one
 
 
 def usage(verb: Verb) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Candidates = list[tuple[str, str]]
 """Words and what they are, which JupyterLab shows beside them."""
 
-_LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?%?(?:ice|icechunk)\s+(?P<rest>.*)$")
+_LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?(?P<sure>%?)(?:ice|icechunk)\s+(?P<rest>.*)$")
 _COMMIT_LINE = re.compile(r"^%%commit\s.*--store\s+(?P<name>\w*)$")
 _WAIT = 0.03
 """Seconds that a key press waits for a listing; after that the last known one is offered."""
@@ -75,12 +76,13 @@ class Completer:
             fragment, candidates = typed["name"], [(name, "store") for name in self._stores()]
         else:
             return {"completions": []}
-        prefix, _, part = fragment.rpartition("..")
+        before, dots, _ = fragment.rpartition("..")
+        words = [(word if kind == "path" else f"{before}{dots}{word}", kind) for word, kind in candidates]
         hits = [
-            SimpleCompletion(text=f"{prefix}..{word}" if prefix else word, type=kind)
-            for word, kind in candidates
-            if word.lower().startswith((part if prefix else fragment).lower())
+            SimpleCompletion(text=word, type=kind) for word, kind in words if word.lower().startswith(fragment.lower())
         ]
+        if not hits and not typed.groupdict().get("sure", "%"):
+            return {"completions": []}  # without a percent sign it may be a variable of that name
         return {"completions": hits, "matched_fragment": fragment, "suppress": True, "ordered": True}
 
     def candidates(self, typed: str) -> Candidates:
@@ -121,10 +123,9 @@ class Completer:
         if time.monotonic() - known.asked > _FRESH and (known.pending is None or known.pending.done()):
             known.pending = self._pool.submit(known.update, store.repo, store.session.snapshot_id)
         if known.pending is not None:
-            try:
+            # A key press is no place for an error: what is known is offered.
+            with suppress(TimeoutError, icechunk.IcechunkError):
                 known.pending.result(timeout=_WAIT)
-            except (TimeoutError, icechunk.IcechunkError):
-                pass  # a key press is no place for an error: what is known is offered
         return known
 
 
@@ -171,6 +172,6 @@ def _folders(fragment: str) -> Candidates:
     shown = fragment[: fragment.rfind("/") + 1]
     try:
         names = sorted(item.name for item in islice(parent.iterdir(), 1000) if item.is_dir())
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # not there, nobody's home folder, no path at all
         return []
     return [(f"{shown}{name}/", "path") for name in names if not name.startswith(".")]

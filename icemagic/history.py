@@ -14,9 +14,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from icemagic.errors import AmbiguousVersionError, UnknownVersionError, did_you_mean
@@ -40,7 +41,7 @@ def versions(repo: icechunk.Repository, snapshot_id: str) -> Iterator[Version]:
     names = ref_names(repo)
     for info in repo.ancestry(snapshot_id=snapshot_id):
         if info.parent_id is not None:
-            yield _version(info, names)
+            yield version_of(info, names)
 
 
 def list_versions(repo: icechunk.Repository, snapshot_id: str) -> list[Version]:
@@ -51,7 +52,7 @@ def list_versions(repo: icechunk.Repository, snapshot_id: str) -> list[Version]:
 def version(repo: icechunk.Repository, snapshot_id: str) -> Version | None:
     """Return one version, or None for icechunk's empty root snapshot."""
     info = repo.lookup_snapshot(snapshot_id)
-    return None if info.parent_id is None else _version(info, ref_names(repo))
+    return None if info.parent_id is None else version_of(info, ref_names(repo))
 
 
 def title(repo: icechunk.Repository, snapshot_id: str) -> str:
@@ -171,7 +172,8 @@ def parse_moment(text: str, now: datetime) -> datetime:
         raise UnknownVersionError(message, hint) from None
 
 
-def _version(info: icechunk.SnapshotInfo, names: dict[str, tuple[str, ...]]) -> Version:
+def version_of(info: icechunk.SnapshotInfo, names: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Version:
+    """Return what icechunk says of a snapshot as a version, with the refs among `names` that stand on it."""
     return Version(
         id=info.id,
         message=info.message,
@@ -260,7 +262,8 @@ def _all_versions(repo: icechunk.Repository) -> Iterator[icechunk.SnapshotInfo]:
 def _refuse_empty(repo: icechunk.Repository, at: str, name: str) -> None:
     if repo.lookup_snapshot(at).parent_id is None:
         message = f"{name} holds no version yet."
-        raise UnknownVersionError(message, 'Make the first one: %%commit "message" or with store.transaction("message").')
+        hint = 'Make the first one: %%commit "message" or with store.transaction("message").'
+        raise UnknownVersionError(message, hint)
 
 
 def _back(repo: icechunk.Repository, at: str, step: re.Match[str], ref: str) -> str:

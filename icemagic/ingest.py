@@ -103,7 +103,7 @@ class IceAccessor:
         self._prepared = prepared
 
 
-def preprocess_dataset(  # noqa: PLR0913  each names one thing that a batch is made to fit
+def preprocess_dataset(
     ds: xr.Dataset,
     kind: str = "rinex",
     *,
@@ -117,8 +117,8 @@ def preprocess_dataset(  # noqa: PLR0913  each names one thing that a batch is m
     Epochs become sorted and unique: a row that repeats an epoch with the same values is dropped, one with other values
     is an error. `sid` is aligned to the given index, or to the one stored at `group`: signals that the data lack are
     padded with NaN (strings with ``""``, times with NaT). Encodings from the source file are dropped, strings and times
-    made storable, chunks set. Nothing is loaded that needs no change; dask arrays of numbers stay lazy and are rechunked to whole
-    Zarr chunks. ``result.ice.prepared`` says what was done. The input is not modified.
+    made storable, chunks set. Nothing is loaded that needs no change; dask arrays of numbers stay lazy and are
+    rechunked to whole Zarr chunks. ``result.ice.prepared`` says what was done. The input is not modified.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def _check_epoch(epoch: xr.Variable) -> None:
     if not (isinstance(epoch.dtype, np.dtype) and epoch.dtype.kind == "M"):
         msg = f"'epoch' must be datetime64 without time zone; it is {epoch.dtype}."
         raise DatasetError(
-            msg, "Use ds.assign_coords(epoch=pd.to_datetime(ds.epoch.values, utc=True).tz_localize(None))."
+            msg, 'Use ds.assign_coords(epoch=pd.to_datetime(ds.indexes["epoch"], utc=True).tz_localize(None)).'
         )
     missing = int(np.isnat(epoch.values).sum())
     if missing:

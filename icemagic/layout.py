@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from icemagic.config import Config
 from icemagic.display import Lines, Report, Shown, Table
@@ -41,6 +42,8 @@ class Sites(Shown):
 def kind_of(storage: str | os.PathLike[str]) -> str | None:
     """Return the kind of data that a URL or a path ``…/stores/<site>/<kind>`` names, or None."""
     text = os.fspath(storage)
+    if text.lower().startswith("file:"):
+        text = unquote(text)
     parts = [part for part in text.replace(os.sep, "/").split("/") if part not in ("", ".")]
     if parts and parts[0].startswith("memory:"):
         parts[0] = parts[0].removeprefix("memory:")

@@ -7,6 +7,7 @@ next thing to type. The stores that it works on are the variables of the noteboo
 from __future__ import annotations
 
 import argparse
+import keyword
 import os
 import re
 import time
@@ -19,16 +20,17 @@ import icechunk
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
-from IPython.utils.process import arg_split
+from IPython.utils.process import arg_split  # type: ignore[attr-defined]  # its documented home
+from IPython.utils.text import DollarFormatter
 from traitlets import Float
 
 from icemagic import commands, history, layout, provenance
 from icemagic.cells import Body, HiddenFailureError, await_commit, compile_body
-from icemagic.commands import VERBS, CommandError, Help
+from icemagic.commands import VERBS, CommandError, Help, Verb
 from icemagic.completion import Completer
 from icemagic.config import load_config
 from icemagic.display import Shown
-from icemagic.errors import IcemagicError, TransactionError, did_you_mean
+from icemagic.errors import IcemagicError, StoreNotFoundError, TransactionError, did_you_mean
 from icemagic.progress import progress
 from icemagic.provenance import Cell
 from icemagic.records import Committed, Note, OpenStores
@@ -41,7 +43,9 @@ DEFAULT_NAME = "store"
 """Variable to which a store is bound unless ``--as`` says otherwise."""
 
 # The message ends at the first quote of its kind after which only options follow, so that it may hold quotes itself.
-_MESSAGE = re.compile(r"""\s*(?:(?:-m|--message)[\s=]+)?(?P<quote>["'])(?P<message>.*?)(?P=quote)(?P<rest>(?:\s+--.*)?)\s*""")
+_MESSAGE = re.compile(
+    r"""\s*(?:(?:-m|--message)[\s=]+)?(?P<quote>["'])(?P<message>.*?)(?P=quote)(?P<rest>(?:\s+--.*)?)\s*"""
+)
 
 
 class IceError(UsageError):
@@ -54,6 +58,11 @@ class IceError(UsageError):
         return [f"{type(self).__name__}: {self}"]
 
 
+_UNREACHABLE = "Check the address, the network and the credentials, then run it again."
+_DAMAGED = "The repository is damaged: something else removed or changed its files. Restore them from a copy."
+_SIGNS_OF_DAMAGE = ("invalid-file-format", "object-not-found")
+
+
 @contextmanager
 def _in_one_line() -> Iterator[None]:
     """Turn the errors that are meant for people into `IceError`."""
@@ -61,7 +70,8 @@ def _in_one_line() -> Iterator[None]:
         yield
     except icechunk.IcechunkError as error:
         text = error.message.splitlines()[0] if error.message else str(error.kind)
-        raise IceError(f"icechunk says: {text} ({error.kind})") from error
+        hint = _DAMAGED if error.kind in _SIGNS_OF_DAMAGE else _UNREACHABLE if error.kind == "object-store" else ""
+        raise IceError(f"icechunk says: {text} ({error.kind})\n{hint}".rstrip()) from error
     except (IcemagicError, OSError) as error:
         raise IceError(str(error)) from error
 
@@ -70,12 +80,14 @@ def _in_one_line() -> Iterator[None]:
 class IceMagic(Magics):
     """``%ice``, ``%icechunk`` and ``%%commit``; ``%config IceMagic`` shows what can be set."""
 
-    progress_after = Float(2.0, help="Seconds after which a running %%commit shows how much it has written.").tag(config=True)
+    progress_after = Float(2.0, help="Seconds after which a running %%commit shows how much it has written.").tag(
+        config=True
+    )
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell)
+        self._shell = shell  # Magics.shell may be None
         self._name = DEFAULT_NAME
-        self._parser = commands.parser()
         self.completer = Completer(self.open_stores, lambda: self.open_stores().get(self._name))
         self.transform = lambda lines: await_commit(shell, lines)
 
@@ -83,8 +95,10 @@ class IceMagic(Magics):
 
     def open_stores(self) -> Mapping[str, IcechunkStore]:
         """Return the stores that the notebook's variables hold."""
-        variables = list(self.shell.user_ns.items())
-        return {name: value for name, value in variables if isinstance(value, IcechunkStore) and not name.startswith("_")}
+        variables = list(self._shell.user_ns.items())
+        return {
+            name: value for name, value in variables if isinstance(value, IcechunkStore) and not name.startswith("_")
+        }
 
     def _store(self, name: str | None) -> IcechunkStore:
         stores = self.open_stores()
@@ -100,33 +114,37 @@ class IceMagic(Magics):
 
     def _bind(self, name: str, store: IcechunkStore) -> Shown:
         self._name = name
-        self.shell.user_ns[name] = store
+        self._shell.user_ns[name] = store
         return store.status()
 
     # -- line magics ---------------------------------------------------------------------------------------------------
 
     @no_var_expand
-    @line_magic("ice")
-    def ice(self, line: str) -> Shown:
-        """Version control for arrays; ``%ice help`` lists the verbs."""
-        with _in_one_line():
-            try:
-                words = arg_split(line, posix=os.name != "nt")
-            except ValueError as error:
-                raise CommandError(f"This line cannot be read: {error}.") from None
-            if words and not words[0].startswith("-") and words[0] not in VERBS:
-                raise CommandError(f"There is no verb {words[0]!r}.", f"{did_you_mean(words[0], VERBS)} %ice help lists them.")
-            arguments = self._parser.parse_args(words or ["help"])
-            return self._run(arguments)
+    @line_magic
+    def ice(self, line: str) -> Shown | None:
+        """Run one verb."""
+        return self._read_and_run(line)
 
     @no_var_expand
-    @line_magic("icechunk")
-    def icechunk(self, line: str) -> Shown:
-        """Do the same as ``%ice``."""
-        return self.ice(line)
+    @line_magic
+    def icechunk(self, line: str) -> Shown | None:
+        """Run one verb."""
+        return self._read_and_run(line)
 
-    def _run(self, arguments: argparse.Namespace) -> Shown:
-        verb = VERBS[arguments.verb]
+    # What %ice? shows.
+    ice.__doc__ = icechunk.__doc__ = f"{Help()}"
+
+    def _read_and_run(self, line: str) -> Shown | None:
+        typed = line.rstrip()
+        with _in_one_line():
+            name, *words = _words(typed.removesuffix(";")) or ["help"]
+            verb = VERBS.get(name)
+            if verb is None:
+                raise CommandError(f"There is no verb {name!r}.", f"{did_you_mean(name, VERBS)} %ice help lists them.")
+            answer = self._run(verb, commands.parser(verb).parse_args(words))
+        return None if typed.endswith(";") else answer
+
+    def _run(self, verb: Verb, arguments: argparse.Namespace) -> Shown:
         if not verb.on_store:
             return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
         if verb.name == "config" and not self.open_stores():
@@ -144,8 +162,8 @@ class IceMagic(Magics):
                 read_only=arguments.read_only,
                 storage_config=settings,
             )
-        except FileNotFoundError:
-            if not arguments.create:
+        except StoreNotFoundError:
+            if not arguments.create or arguments.version or arguments.branch != commands.DEFAULT_BRANCH:
                 raise
             store = IcechunkStore.open_or_create(url, read_only=arguments.read_only, storage_config=settings)
         return self._bind(arguments.name, store)
@@ -159,7 +177,7 @@ class IceMagic(Magics):
         store = self._store(arguments.name)
         store.close()
         name = arguments.name or self._name
-        del self.shell.user_ns[name]
+        del self._shell.user_ns[name]
         return Note(f"closed {name}: {store.url}")
 
     def _do_stores(self, arguments: argparse.Namespace) -> Shown:
@@ -175,20 +193,27 @@ class IceMagic(Magics):
         return Help(verb)
 
     def _check_name(self, name: str) -> None:
-        if not name.isidentifier():
+        # A name with an underscore in front stands for something of IPython's, or for nothing that is to be listed.
+        if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
             raise CommandError(f"A variable cannot be called {name!r}.", "For example: --as reference")
         held = self.open_stores().get(name)
         if held is not None and held.in_transaction:
             raise TransactionError(f"{name} is in a transaction and cannot be replaced.", "Use --as NAME.")
 
     def _url(self, typed: str) -> str:
-        """Expand ``{variable}`` and ``$variable``, as other line magics do."""
-        return str(self.shell.var_expand(typed)) if re.search(r"[{$]", typed) else typed
+        """Expand ``{variable}`` and ``$variable``, as other line magics do, but never leave a misspelt one as it is."""
+        if not re.search(r"[{}$]", typed):
+            return typed
+        try:
+            return DollarFormatter().vformat(typed, (), self._shell.user_ns)
+        except (NameError, LookupError, AttributeError, SyntaxError, TypeError, ValueError) as error:
+            text = f"The variables in {typed!r} cannot be filled in: {error}."
+            raise CommandError(text, "Write {{, }} and $$ where these characters belong to the name.") from None
 
     def _settings(self, name: str | None) -> Mapping[str, object] | None:
         if name is None:
             return None
-        settings = self.shell.user_ns.get(name)
+        settings = self._shell.user_ns.get(name)
         if not isinstance(settings, Mapping):
             text = f"{name!r} is no dict in this notebook."
             raise CommandError(text, f'For example: {name} = {{"region": "us-east-1", "credentials": "auto"}}')
@@ -197,7 +222,7 @@ class IceMagic(Magics):
     # -- the cell magic ------------------------------------------------------------------------------------------------
 
     @no_var_expand
-    @cell_magic("commit")
+    @cell_magic
     def commit(self, line: str, cell: str) -> Committed | Note | Coroutine[Any, Any, Committed | Note]:
         """Run the cell as one transaction: it commits as a whole or not at all.
 
@@ -209,7 +234,7 @@ class IceMagic(Magics):
             store = self._store(name)
             if store.in_transaction:
                 raise TransactionError("A %%commit cell cannot run inside another one.", "Commit the outer one first.")
-        body = compile_body(self.shell, cell)
+        body = compile_body(self._shell, cell)
         running = self._transaction(store, message, body, self._cell(cell.strip("\n")))
         if body.awaits:
             return running  # awaited by the rewritten cell
@@ -227,7 +252,7 @@ class IceMagic(Magics):
                 txn = stack.enter_context(store.transaction(cell=cell))
             try:
                 with progress(lambda: store.bytes_written, after=self.progress_after):
-                    value = await body.run(self.shell)
+                    value = await body.run(self._shell)
                     with _in_one_line():
                         if txn.session.has_uncommitted_changes:
                             txn.commit(message)
@@ -246,11 +271,13 @@ class IceMagic(Magics):
             return Committed(txn.version, txn.branch, store.diff(txn.version), seconds)
 
     def _cell(self, source: str) -> Cell:
-        return Cell(source, self.shell.execution_count, _notebook_name(self.shell))
+        outer = self._shell.displayhook.exec_result  # the shell's own count may stand on the next cell already
+        count = self._shell.execution_count if outer is None else outer.execution_count
+        return Cell(source, count, _notebook_name(self._shell))
 
     def running_cell(self) -> Cell | None:
         """Return the cell that runs, for transactions that are opened with ``with store.transaction(...)``."""
-        outer = self.shell.displayhook.exec_result
+        outer = self._shell.displayhook.exec_result
         return None if outer is None else self._cell(outer.info.raw_cell)
 
 
@@ -268,6 +295,17 @@ _ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = 
     "discard": lambda store, _: store.discard(),
     "config": lambda store, _: store.config,
 }
+
+
+def _words(line: str) -> list[str]:
+    """Split a line as a shell does; the spaces inside ``@{2 days ago}`` do not split."""
+    whole = re.sub(r"@\{[^}]*\}", lambda date: re.sub(r"\s", "\0", date[0]), line)
+    try:
+        words = arg_split(whole, posix=os.name != "nt")
+    except ValueError as error:
+        hint = "Close the quotation, or write \\' for the mark itself."
+        raise CommandError(f"This line cannot be read: {error}.", hint) from None
+    return [word.replace("\0", " ") for word in words]
 
 
 def _two_versions(a: str, b: str | None) -> tuple[str, str | None]:
@@ -324,7 +362,7 @@ def unload(shell: InteractiveShell) -> None:
     provenance.running_cell = provenance.no_cell
     shell.Completer.custom_matchers.remove(magics.completer.matcher)
     shell.input_transformers_post.remove(magics.transform)
-    shell.configurables.remove(magics)  # else %config keeps talking to an instance that nobody uses
+    shell.configurables.remove(magics)  # type: ignore[arg-type]  # else %config keeps talking to an instance that nobody uses
     for kind, name in (("line", "ice"), ("line", "icechunk"), ("cell", "commit")):
         shell.magics_manager.magics[kind].pop(name, None)
     magics.completer.close()

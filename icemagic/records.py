@@ -379,14 +379,15 @@ class OpenStores(Shown):
                 "*" if name == self.current else "",
                 name,
                 status.branch or "on a version",
-                status.version.summary() if status.version else "no version yet",
+                status.version.summary() if status.version else _NONE_YET,
                 status.url,
             )
             for name, status in self.stores.items()
         ]
-        below = self.sites._report() if self.sites else Report("")
+        below = self.sites._report() if self.sites else Report("")  # noqa: SLF001  a record within a record
         parts = (Table(("", "variable", "branch", "version", "store"), tuple(rows)),)
-        return Report(f"open: {count(len(rows), 'store')}", (*parts, Lines(tuple(filter(None, (below.title,)))), *below.parts))
+        title = f"open: {count(len(rows), 'store')}"
+        return Report(title, (*parts, Lines(tuple(filter(None, (below.title,)))), *below.parts))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
@@ -174,10 +174,9 @@ def locate(storage: str | os.PathLike[str], storage_config: Mapping[str, object]
     text = _text(storage)
     scheme, rest = _split(text, is_path=not isinstance(storage, str))
     options = _check_options(scheme, _mapping(storage_config))
-    secrets = _secrets(scheme, options)
     if scheme == "file":
-        path = _absolute(_url_path(rest) if rest.startswith("//") else rest)
-        return Location(path.as_uri(), scheme, path, icechunk.local_filesystem_storage(str(path)), secrets=secrets)
+        path = _absolute(rest)
+        return Location(path.as_uri(), scheme, path, icechunk.local_filesystem_storage(str(path)))
     if scheme == "memory":
         name = rest.removeprefix("//").strip("/")
         if not name.strip():
@@ -189,7 +188,7 @@ def locate(storage: str | os.PathLike[str], storage_config: Mapping[str, object]
         return Location(url, scheme, None, icechunk.http_storage(url), read_only=True)
     bucket, prefix = _bucket_and_prefix(scheme, rest)
     place = _BUILDERS[scheme](bucket, prefix, options)
-    return Location(f"{scheme}://{bucket}/{prefix}", scheme, None, place, secrets=secrets)
+    return Location(f"{scheme}://{bucket}/{prefix}", scheme, None, place, secrets=_secrets(scheme, options))
 
 
 def network_settings(scheme: str) -> icechunk.StorageSettings | None:
@@ -278,7 +277,7 @@ def _mapping(config: object) -> Mapping[str, object]:
 
 
 def _split(text: str, *, is_path: bool) -> tuple[str, str]:
-    """Return the scheme of a URL and what follows its colon; a plain path is a ``file`` without slashes."""
+    """Return the scheme of a URL and what follows its colon, which is for ``file`` the path, as for a plain path."""
     match = _SCHEME.match(text)
     is_drive = _WINDOWS_DRIVE.match(text)
     if match is None or (is_drive and os.name == "nt"):
@@ -304,7 +303,7 @@ def _split(text: str, *, is_path: bool) -> tuple[str, str]:
     if scheme == "file" and not rest.startswith("/"):
         message = "A file: URL needs an absolute path."
         raise StorageURLError(message, "Write file:///path/to/store, or the relative path alone.")
-    return scheme, f"//{rest}" if scheme == "file" and not rest.startswith("//") else rest
+    return scheme, _url_path(rest) if scheme == "file" else rest
 
 
 def _refuse_secrets(given: str, rest: str) -> None:
@@ -321,7 +320,7 @@ def _refuse_secrets(given: str, rest: str) -> None:
 
 
 def _url_path(rest: str) -> str:
-    host, slash, path = rest[2:].partition("/")
+    host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest[1:])
     if os.name == "nt" and _WINDOWS_DRIVE.match(path):
         slash = ""
     elif host not in ("", "localhost"):
@@ -353,9 +352,7 @@ def _absolute(text: str) -> Path:
 
 
 def _memory(name: str) -> icechunk.Storage:
-    if name not in _MEMORY:
-        _MEMORY.setdefault(name, icechunk.in_memory_storage())
-    return _MEMORY[name]
+    return _MEMORY.setdefault(name, icechunk.in_memory_storage())
 
 
 def _web_url(text: str) -> str:
@@ -439,13 +436,12 @@ def _s3_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         if given and key not in given:
             message = f"storage_config has {given[0]!r} but no {key!r}."
             raise StorageURLError(message, "The two belong together.")
-    return arguments | _credentials(options, given)
+    return arguments | _anonymous(options)
 
 
-def _credentials(options: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
-    if options.get("credentials") == "anonymous":
-        return {"anonymous": True}
-    return {} if any(given) else {"from_env": True}
+def _anonymous(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument for no credentials; without it and without keys icechunk takes the provider's own chain."""
+    return {"anonymous": True} if options.get("credentials") == "anonymous" else {}
 
 
 def _one_key(scheme: str, options: Mapping[str, Any]) -> list[str]:
@@ -478,7 +474,7 @@ def _gs(bucket: str, prefix: str, options: Mapping[str, Any]) -> icechunk.Storag
     given = _one_key("gs", options)
     keys = {key: options[key] for key in given}
     config = _client_config(options, "google_base_url")
-    return icechunk.gcs_storage(bucket=bucket, prefix=prefix, config=config, **keys, **_credentials(options, given))
+    return icechunk.gcs_storage(bucket=bucket, prefix=prefix, config=config, **keys, **_anonymous(options))
 
 
 def _az(container: str, prefix: str, options: Mapping[str, Any]) -> icechunk.Storage:
@@ -494,7 +490,7 @@ def _az(container: str, prefix: str, options: Mapping[str, Any]) -> icechunk.Sto
         # icechunk ignores an unknown key here without a word and talks to the real Azure: "endpoint" is the right one.
         config=_client_config(options, "endpoint"),
         **keys,
-        **_credentials(options, given),
+        **_anonymous(options),
     )
 
 

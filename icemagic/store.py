@@ -31,7 +31,6 @@ from icemagic.storage import Location, describe, is_repository, locate, nearby, 
 from icemagic.transaction import Transaction, writing_to
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
     from zarr.core.buffer import Buffer
 
 Place = str | os.PathLike[str] | icechunk.Repository
@@ -75,7 +74,7 @@ class IcechunkStore(icechunk.IcechunkStore):
     # -- opening -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(
+    def open(  # type: ignore[override]  # Zarr's is a coroutine that nobody calls on an icechunk store
         cls,
         storage: Place,
         *,
@@ -112,7 +111,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         _quiet_icechunk()
         config = config or load_config()
         if isinstance(storage, icechunk.Repository):
-            repo, url, secrets = storage, describe(storage), ()
+            repo, url = storage, describe(storage)
+            secrets: tuple[str, ...] = ()
         else:
             location = locate(storage, storage_config)
             url, secrets, read_only = location.url, location.secrets, read_only or location.read_only
@@ -362,7 +362,7 @@ class IcechunkStore(icechunk.IcechunkStore):
         def recorded(tip: str) -> dict[str, Any]:
             return {**self._provenance(tip, cell), **(metadata or {})}
 
-        before = self._head
+        before = self._store
         txn = self._transaction = Transaction(self.repo, self._branch, message=message, metadata=recorded)
         self._store = txn.session.store._store
         self.bytes_written = 0
@@ -371,7 +371,9 @@ class IcechunkStore(icechunk.IcechunkStore):
                 yield txn
         finally:
             self._transaction = None
-            self._stand(txn.version.id if txn.version else before)
+            if txn.version is None:
+                self._store = before
+            # else the session became read-only with the commit and stands on the new version already
 
     def discard(self) -> Note:
         """Throw away what the open transaction changed so far."""
@@ -397,7 +399,7 @@ class IcechunkStore(icechunk.IcechunkStore):
 
     # -- the Zarr store ------------------------------------------------------------------------------------------------
 
-    def with_read_only(self, read_only: bool = False) -> Store:
+    def with_read_only(self, read_only: bool = False) -> icechunk.IcechunkStore:  # noqa: FBT001, FBT002  Zarr's signature
         """Return a plain icechunk store pinned to the present state; for writing, return this store itself.
 
         In a transaction the twin holds the changes made so far and no later ones, so data that were opened lazily can
@@ -451,7 +453,7 @@ class IcechunkStore(icechunk.IcechunkStore):
             text = f"The transaction is over: it was committed as {self._transaction.version.summary()}."
             raise NotWritableError(text, "Open another one for further changes.")
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., IcechunkStore], tuple[Any, ...]]:
         """Pickle as a read-only store on the same version."""
         if self._transaction is not None:
             text = "A store in a transaction cannot be sent to another process."
@@ -459,7 +461,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         if self.url.startswith("memory:"):
             text = f"{self.url} lives in this process only and cannot be sent to another one."
             raise TransactionError(text, "Keep the repository in a folder or a bucket.")
-        return _reopened, (type(self), self.repo, self._head, self._branch, self.url, self.config, self._secrets)
+        state = {"branch": self._branch, "url": self.url, "config": self.config, "secrets": self._secrets}
+        return _reopened, (type(self), self.repo, self._head, state)
 
     def __repr__(self) -> str:
         return f"<IcechunkStore {self}>"
@@ -474,16 +477,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         return self.status()._repr_html_()
 
 
-def _reopened(
-    cls: type[IcechunkStore],
-    repo: icechunk.Repository,
-    snapshot_id: str,
-    branch: str | None,
-    url: str,
-    config: Config,
-    secrets: tuple[str, ...],
-) -> IcechunkStore:
-    return cls(repo, snapshot_id, branch=branch, url=url, config=config, read_only=True, secrets=secrets)
+def _reopened(cls: type[IcechunkStore], repo: icechunk.Repository, at: str, state: Mapping[str, Any]) -> IcechunkStore:
+    return cls(repo, at, read_only=True, **state)
 
 
 def _words(ref: str | Version) -> str:
@@ -530,5 +525,6 @@ def _taken(location: Location) -> StoreExistsError:
 
 def _not_found(location: Location) -> StoreNotFoundError:
     near = nearby(location)
-    hint = f"Near it: {', '.join(near)}." if near else "To make one: %icechunk open URL --create or IcechunkStore.create(URL)."
+    create = "To make one: %icechunk open URL --create or IcechunkStore.create(URL)."
+    hint = f"Near it: {', '.join(near)}." if near else create
     return StoreNotFoundError(f"There is no icechunk repository at {location.url}.", hint)

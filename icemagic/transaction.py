@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
 import zarr.core.array
@@ -68,7 +68,7 @@ class Transaction:
     def commit(self, message: str, metadata: Mapping[str, Any] | None = None) -> Version:
         """Commit the changes, verify that the branch holds them, and return the new version.
 
-        When someone else committed meanwhile, the changes are put on top of theirs if nothing was changed on both sides.
+        When someone else committed meanwhile, the changes go on top of theirs if nothing was changed on both sides.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class Transaction:
                 raise _conflict(self.branch, error) from None
             except icechunk.RefNotFoundError:
                 text = f"The branch {self.branch!r} was deleted meanwhile. Nothing was committed."
-                raise UnknownVersionError(text, "Go to another one: %ice branch lists them, %ice switch NAME goes there.") from None
+                raise UnknownVersionError(text, "%ice branch lists the others, %ice switch NAME goes there.") from None
             finally:
                 # An interrupt is delivered after icechunk has finished: what counts is what the session says.
                 if self.session.read_only:
@@ -115,7 +115,7 @@ class Transaction:
         """Throw away the changes made so far; the transaction goes on from its base."""
         self.session.discard_changes()
 
-    def __enter__(self) -> Transaction:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -134,10 +134,9 @@ class Transaction:
 
 def _verified(repo: icechunk.Repository, branch: str, snapshot_id: str) -> Version:
     """Return the version once the branch is seen to hold it."""
-    if any(info.id == snapshot_id for info in repo.ancestry(branch=branch)):
-        version = history.version(repo, snapshot_id)
-        assert version is not None
-        return version
+    for info in repo.ancestry(branch=branch):
+        if info.id == snapshot_id:
+            return history.version_of(info)
     text = f"The commit {short(snapshot_id)} is not on {branch}: another program replaced it at the same moment."
     raise CommitLostError(text, "Run it again, and let only programs that use icemagic write to this folder.")
 

@@ -52,7 +52,7 @@ async def _nodes(store: icechunk.IcechunkStore) -> tuple[Node, ...]:
 async def _array(store: icechunk.IcechunkStore, path: str, metadata: Mapping[str, Any]) -> Node:
     chunks = await read_chunks(store, f"/{path}")
     return Node(
-        path=path,
+        path=path or "/",
         kind="array",
         shape=tuple(metadata["shape"]),
         dtype=dtype_words(metadata),

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LIMIT = 1_000
 """Most versions of a branch or tag that are offered."""
+WIDTH = "52em"
+"""Widest that dropdowns and slider become; in a narrow window they shrink."""
 FOLLOWERS = 8
 """Most pickers that follow a store which was moved elsewhere."""
 
@@ -72,26 +74,35 @@ class VersionPicker(W.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self._wanted_group: str | None = None
         self._quiet = False
         self._seen: tuple[str, str | None] | None = None
-        wide = W.Layout(width="100%", max_width="44em")
-        label = {"description_width": "7.5em"}
-        self.places = W.Dropdown(description="Branch or tag", layout=wide, style=label)
-        self.versions = W.Dropdown(description="Version", layout=wide, style=label)
-        # The handle of a slider has no accessible name; the dropdown beside it offers the same choice with one.
-        self.slider = W.IntSlider(description=" ", readout=False, continuous_update=False, layout=wide, style=label)
-        self.groups = W.Dropdown(description="Group", layout=wide, style=label)
-        self.refresh_button = W.Button(
-            description="Refresh", icon="refresh", tooltip="Pick up new versions, branches and tags"
+        label = {"description_width": "8em"}
+        wide = W.Layout(width="auto", max_width=WIDTH)
+        self.places = W.Dropdown(
+            description="Branch or tag", layout=W.Layout(flex="1 1 auto", width="auto"), style=label
         )
+        self.refresh_button = W.Button(
+            description="Refresh",
+            icon="refresh",
+            tooltip="Pick up new versions, branches and tags",
+            layout=W.Layout(flex="0 0 auto", width="auto"),
+        )
+        self.versions = W.Dropdown(description="Version", layout=wide, style=label)
+        # The handle of a slider has no accessible name; the dropdown above it offers the same choice with one.
+        self.slider = W.IntSlider(
+            description="oldest – newest",
+            readout=False,
+            continuous_update=False,
+            layout=W.Layout(width="auto", max_width=WIDTH),
+            style=label,
+        )
+        self.groups = W.Dropdown(description="Group", layout=W.Layout(width="auto", max_width=WIDTH), style=label)
         self.alert, self.about, self.contents = W.HTML(), W.HTML(), W.HTML()
         self._reporting = _Reporting(self.alert)
-        for widget in (self.alert, self.about, self.contents):
-            widget.layout.max_width = "100%"
-        # The margin is that of the labels, so that the button stands under the dropdowns.
-        self.refresh_button.layout.margin = "2px 2px 6px calc(7.5em + 10px)"
         children = (
-            self.places, self.versions, self.slider, self.refresh_button,
-            self.alert, self.about, self.groups, self.contents,
-        )  # fmt: skip
+            W.HBox(
+                [self.places, self.refresh_button], layout=W.Layout(max_width=f"calc({WIDTH} + 4px)", overflow="hidden")
+            ),
+            *(self.versions, self.slider, self.alert, self.about, self.groups, self.contents),
+        )
         super().__init__(children, layout=W.Layout(width="100%", overflow="hidden"))
         self.refresh()
         self.places.observe(self._on_place, "index")
@@ -260,7 +271,8 @@ class VersionPicker(W.VBox):  # type: ignore[misc]  # ipywidgets has no types
             return
         message = Lines((*version.message.splitlines()[1:], version.byline()))
         changed = show(self.store.repo, version.id).diff
-        self.about.value = to_html(Report(version.summary(), (message,))) + _details(changed) + "".join(lines)
+        text = to_html(Report(version.summary(), (message,))) + _details(changed) + "".join(lines)
+        self.about.value = f'<div style="line-height:1.5">{text}</div>'
 
     def _standing(self) -> Iterator[str]:
         """Say in sentences what can be done where the store stands."""
@@ -270,7 +282,7 @@ class VersionPicker(W.VBox):  # type: ignore[misc]  # ipywidgets has no types
             yield f"{self._place.label} holds no version yet. Commit one, then press Refresh."
         elif index is None:
             yield "The store stands before the first version: choose one."
-        elif self.store.read_only:
+        elif self.store.opened_read_only:
             yield "The store is open read-only."
         elif branch is None:
             yield "The store stands on this version, read-only. To write, choose the newest version of a branch."
@@ -430,7 +442,9 @@ def _details(changed: Diff | None) -> str:
         return _muted("What it changed is not known: the version before it expired.")
     if changed.is_empty:
         return _muted("It changed no array, group or attribute.")
-    tables = f'<div style="overflow-x:auto">{changed._repr_html_()}</div>'
+    compared = to_html(Report(f"compared with {changed.a}", changed.parts()))
+    # JupyterLab's own style for tables, which stand too close without it.
+    tables = f'<div class="jp-RenderedHTMLCommon" style="overflow-x:auto">{compared}</div>'
     return f'<details><summary style="cursor:pointer">{_text(changed.summary())}</summary>{tables}</details>'
 
 

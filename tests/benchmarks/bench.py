@@ -1,0 +1,198 @@
+"""What icemagic costs beside plain icechunk, and what its stores cost beside netCDF4: ratios within one run.
+
+Run by ``make bench``. The machine's speed cancels out: both sides of a ratio run by turns on the same data, and the
+median of each side counts. The exit status is 1 when a ratio is over its limit.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import icechunk
+import xarray as xr
+import zarr
+
+from icemagic import IcechunkStore, preprocess_dataset
+from icemagic.sample import gnss_day
+
+OBSERVATIONS = Path(__file__).parents[3] / "shared" / "data" / "rosalia_canopy_2025-001_00-06h.nc"
+HOUR = slice("2025-01-01T02:00", "2025-01-01T02:59:55")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ratio and the limit that it has to keep."""
+
+    what: str
+    ours: float
+    other: float
+    unit: str
+    limit: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.other
+
+    def row(self) -> str:
+        verdict = "ok" if self.ratio <= self.limit else "OVER"
+        figures = f"{self.ours:10.2f} {self.other:10.2f} {self.unit:3}  {self.ratio:6.2f}  ≤ {self.limit:4.2f}  {verdict}"
+        return f"{self.what:66} {figures}"
+
+
+def by_turns(ours: Callable[[int], object], other: Callable[[int], object], rounds: int) -> tuple[float, float]:
+    """Return the median milliseconds of each side; the sides take turns, and take turns at being first."""
+    times: dict[Callable[[int], object], list[float]] = {ours: [], other: []}
+    for turn in range(rounds):
+        for side in (ours, other) if turn % 2 else (other, ours):
+            start = time.perf_counter()
+            side(turn)
+            times[side].append((time.perf_counter() - start) * 1000)
+    return statistics.median(times[ours]), statistics.median(times[other])
+
+
+def observations() -> xr.Dataset:
+    """Return six hours of real observations where they are at hand, else six generated ones, in memory."""
+    raw = xr.open_dataset(OBSERVATIONS) if OBSERVATIONS.exists() else gnss_day("2025-01-01", hours=6)
+    return preprocess_dataset(raw.load())
+
+
+def with_codecs(ds: xr.Dataset) -> dict[str, dict[str, object]]:
+    """Return the encoding that gives plain icechunk the same chunks and compression."""
+    codec = zarr.codecs.ZstdCodec(level=5)
+    return {str(name): {**variable.encoding, "compressors": codec} for name, variable in ds.variables.items()}
+
+
+def plain(folder: Path) -> icechunk.Repository:
+    """Return a new repository of plain icechunk, with the settings that icemagic's configuration has by default."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=512, get_partial_values_concurrency=1)
+    config.compression = icechunk.CompressionConfig(level=5)
+    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder)), config=config)
+
+
+def writing_six_hours(folder: Path) -> Iterator[Result]:
+    ds = observations()
+    encoding = with_codecs(ds)
+
+    def ours(turn: int) -> None:
+        store = IcechunkStore.create(folder / f"ours-{turn}")
+        with store.transaction("six hours"):
+            ds.to_zarr(store)
+
+    def other(turn: int) -> None:
+        repo = plain(folder / f"plain-{turn}")
+        session = repo.writable_session("main")
+        ds.to_zarr(session.store, encoding=encoding, consolidated=False)
+        session.commit("six hours")
+
+    yield Result("transaction with six hours / to_zarr on plain icechunk", *by_turns(ours, other, 15), "ms", 1.03)
+
+
+def one_chunk_commits(folder: Path) -> Iterator[Result]:
+    store = IcechunkStore.create(folder / "ours")
+    repo = plain(folder / "plain")
+    start = {"name": "x", "shape": (10_000,), "chunks": (10_000,), "dtype": "f8"}
+    with store.transaction("start"):
+        zarr.create_array(store, **start)
+    with repo.transaction("main", message="start") as target:
+        zarr.create_array(target, **start)
+
+    def ours(turn: int) -> None:
+        with store.transaction("again"):
+            zarr.open_array(store, path="x", mode="r+")[:100] = turn + 1
+
+    def other(turn: int) -> None:
+        session = repo.writable_session("main")
+        zarr.open_array(session.store, path="x", mode="r+")[:100] = turn + 1
+        session.commit("again", rebase_with=icechunk.ConflictDetector())
+
+    yield Result("one-chunk commit / plain icechunk", *by_turns(ours, other, 60), "ms", 2.0)
+    by_turns(ours, other, 1_900)
+    yield Result("one-chunk commit after 2,000 / plain icechunk after 2,000", *by_turns(ours, other, 60), "ms", 1.5)
+
+
+def opening_and_reading(folder: Path) -> Iterator[Result]:
+    store = IcechunkStore.create(folder / "store")
+    with store.transaction("six hours"):
+        observations().to_zarr(store)
+
+    def ours(_: int) -> None:
+        xr.open_zarr(IcechunkStore.open(folder / "store"), chunks=None)["SNR"].sel(epoch=HOUR).load()
+
+    def other(_: int) -> None:
+        repo = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder / "store")))
+        session = repo.readonly_session("main")
+        xr.open_zarr(session.store, chunks=None, consolidated=False)["SNR"].sel(epoch=HOUR).load()
+
+    yield Result("open and read one hour / plain icechunk", *by_turns(ours, other, 40), "ms", 1.1)
+
+
+def writing_a_day(folder: Path) -> Iterator[Result]:
+    day = gnss_day("2025-01-01").load()
+    ready = preprocess_dataset(day)
+    zlib = {str(name): {"zlib": True, "complevel": 5} for name in day.data_vars}
+
+    def ours(turn: int) -> None:
+        store = IcechunkStore.create(folder / f"day-{turn}")
+        with store.transaction("a day"):
+            ready.to_zarr(store)
+
+    def other(turn: int) -> None:
+        day.to_netcdf(folder / f"day-{turn}.nc", engine="netcdf4", encoding=zlib)
+
+    yield Result("writing a day / netCDF4 with zlib level 5", *by_turns(ours, other, 3), "ms", 1.0)
+    stored = sum(path.stat().st_size for path in (folder / "day-0").rglob("*") if path.is_file())
+    yield Result("size of the day / netCDF4", stored / 1e6, (folder / "day-0.nc").stat().st_size / 1e6, "MB", 1.0)
+
+
+def log_of_many(_: Path) -> Iterator[Result]:
+    short, long = (_with_commits(number) for number in (100, 10_000))
+
+    yield Result(
+        "log(limit=20) of 10,000 commits / of 100",
+        *by_turns(lambda _: long.log(limit=20), lambda _: short.log(limit=20), 200),
+        "ms",
+        1.5,
+    )
+
+
+def _with_commits(number: int) -> IcechunkStore:
+    """Return a store with that many versions; the longer the history, the more each further one costs."""
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    for commit in range(number):
+        repo.writable_session("main").commit(f"commit {commit}", allow_empty=True)
+    return IcechunkStore.open(repo)
+
+
+def importing(_: Path) -> Iterator[Result]:
+    def run(package: str) -> Callable[[int], object]:
+        return lambda _: subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
+
+    yield Result("import icemagic / import icechunk", *by_turns(run("icemagic"), run("icechunk"), 20), "ms", 1.15)
+
+
+def main() -> int:
+    os.environ["ICECHUNK_LOG"] = "error"
+    icechunk.set_logs_filter("error")
+    over = False
+    print(f"{'':66} {'icemagic':>10} {'other':>10}       ratio  limit")
+    chosen = sys.argv[1:]
+    for benchmark in (writing_six_hours, one_chunk_commits, opening_and_reading, writing_a_day, log_of_many, importing):
+        if chosen and benchmark.__name__ not in chosen:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for result in benchmark(Path(folder)):
+                print(result.row(), flush=True)
+                over |= result.ratio > result.limit
+    return int(over)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Real observations of two receivers, ingested hour by hour: every version gives back the source, value for value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from icemagic import IcechunkStore, preprocess_dataset
+
+RECEIVERS = ("canopy", "reference")
+HOURS = 6
+STEPS = 720  # epochs in an hour, one every 5 s
+
+
+@pytest.fixture(scope="module")
+def sources(shared_data: Path) -> Iterator[dict[str, xr.Dataset]]:
+    """Return the files as they are, read into memory."""
+    found = {}
+    for receiver in RECEIVERS:
+        with xr.open_dataset(shared_data / f"rosalia_{receiver}_2025-001_00-06h.nc", engine="h5netcdf") as ds:
+            found[receiver] = ds.load()
+    yield found
+
+
+@pytest.fixture(scope="module")
+def store(sources: dict[str, xr.Dataset], tmp_path_factory: pytest.TempPathFactory) -> IcechunkStore:
+    """Return a store with six commits, an hour of both receivers each."""
+    store = IcechunkStore.create(tmp_path_factory.mktemp("stores") / "rosalia" / "rinex")
+    for hour in range(HOURS):
+        with store.transaction(f"hour {hour}"):
+            for receiver, source in sources.items():
+                part = source.isel(epoch=slice(hour * STEPS, (hour + 1) * STEPS))
+                ready = preprocess_dataset(part, store=store, group=receiver)
+                ready.to_zarr(store, group=receiver, **({"append_dim": "epoch"} if hour else {"mode": "a"}))
+    return store
+
+
+def assert_same(found: xr.Dataset, source: xr.Dataset) -> None:
+    """Refuse any difference of names, dimensions, dtypes, values (NaN where NaN was) and attributes of variables."""
+    assert set(found.variables) == set(source.variables)
+    assert dict(found.sizes) == dict(source.sizes)
+    for name, expected in source.variables.items():
+        variable = found.variables[name]
+        assert variable.dims == expected.dims, name
+        if expected.dtype.kind in "OUT":
+            assert variable.values.tolist() == expected.values.tolist(), name
+            continue
+        assert variable.dtype == expected.dtype, name
+        # Bit for bit where both are numbers: assert_array_equal takes any NaN for any other, and -0.0 for 0.0.
+        np.testing.assert_array_equal(variable.values, expected.values, err_msg=str(name))
+        assert np.array_equal(np.signbit(variable.values), np.signbit(expected.values)) if expected.dtype.kind == "f" else True
+        assert variable.attrs == expected.attrs, name
+
+
+def test_the_observations_bring_what_makes_ingest_hard(sources: dict[str, xr.Dataset]) -> None:
+    canopy, reference = (sources[receiver] for receiver in RECEIVERS)
+    assert canopy.sizes["epoch"] == reference.sizes["epoch"] == HOURS * STEPS
+    assert set(canopy.sid.values) != set(reference.sid.values)
+    assert all(ds.sid.dtype.kind in "OUT" for ds in sources.values())
+    for ds in sources.values():
+        missing = float(ds.SNR.isnull().mean())
+        assert 0.1 < missing < 1
+
+
+def test_every_version_gives_back_its_hours_value_for_value(
+    store: IcechunkStore, sources: dict[str, xr.Dataset]
+) -> None:
+    versions = store.list_versions()
+    assert [version.message for version in versions] == [f"hour {hour}" for hour in range(HOURS)]
+    for hours, version in enumerate(versions, start=1):
+        at = IcechunkStore.open(store.url, version=version)
+        for receiver, source in sources.items():
+            found = xr.open_zarr(at, group=receiver, chunks=None).load()
+            assert_same(found, source.isel(epoch=slice(0, hours * STEPS)))
+
+
+@pytest.mark.parametrize("receiver", RECEIVERS)
+@pytest.mark.parametrize(("begin", "end"), [("01:30", "03:29:55"), ("00:59:55", "01:00"), ("05:59:55", "23:00")])
+def test_a_time_range_reads_exactly_its_epochs(
+    begin: str, end: str, receiver: str, store: IcechunkStore, sources: dict[str, xr.Dataset]
+) -> None:
+    span = slice(f"2025-01-01T{begin}", f"2025-01-01T{end}")
+    found = xr.open_zarr(store, group=receiver).sel(epoch=span)
+    expected = sources[receiver].sel(epoch=span)
+    assert expected.sizes["epoch"] > 0
+    assert_same(found.load(), expected)
+
+
+def test_each_commit_changes_only_what_it_appended(store: IcechunkStore) -> None:
+    for hour in range(1, HOURS):
+        diff = store.diff(f"main~{HOURS - hour}", f"main~{HOURS - 1 - hour}")
+        assert {array.status for array in diff.arrays if array.path.endswith(("SNR", "epoch"))} == {"resized"}
+        assert diff.groups == {}
+        for array in diff.arrays:
+            for change in array.changes:
+                assert change.what == "shape"
+                assert change.after[0] - change.before[0] == STEPS
+
+
+def test_the_receivers_meet_on_their_common_signals(store: IcechunkStore, sources: dict[str, xr.Dataset]) -> None:
+    found = xr.merge([xr.open_zarr(store, group=name).SNR.rename(name) for name in RECEIVERS], join="inner", compat="override")
+    expected = xr.merge([sources[name].SNR.rename(name) for name in RECEIVERS], join="inner", compat="override")
+    assert found.sizes["sid"] > 0
+    for name in RECEIVERS:
+        np.testing.assert_array_equal(found[name].values, expected[name].values)
