@@ -5,7 +5,7 @@ AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 # Set to say which Python the environment is made from: make test PYTHON=/path/to/python3.13
 PYTHON ?=
 
-.PHONY: help demo test unit notebooks check format lab bench lock clean
+.PHONY: help demo test unit notebooks check format lab bench picture lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make format  rewrite the code in the common format"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make bench   speed against plain icechunk and netCDF4, as a table"
+	@echo "make picture take the picture in the README anew"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 	@echo "make clean   remove the environment and everything that was built"
 
@@ -45,6 +46,9 @@ lab: .venv/.ready
 
 bench: .venv/.ready
 	$(PY) tests/benchmarks/bench.py
+
+picture: .venv/.ready
+	$(PY) notebooks/picture.py
 
 lock: .venv/.ready
 	$(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-header \

@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,8 @@ def await_commit(shell: InteractiveShell, lines: list[str]) -> list[str]:
 
 def _compiled(shell: InteractiveShell, tree: Any) -> CodeType | None:  # noqa: ANN401  said to take text, takes trees
     try:
-        with shell.compile.extra_flags(_await_flag(shell)):
+        # Warnings of the compiler are for the run itself; a kernel transforms every cell twice.
+        with shell.compile.extra_flags(_await_flag(shell)), warnings.catch_warnings(action="ignore"):
             return shell.compile(tree, "<cell>", "exec")
     except SyntaxError:
         return None

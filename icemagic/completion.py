@@ -83,6 +83,9 @@ class Completer:
         ]
         if not hits and not typed.groupdict().get("sure", "%"):
             return {"completions": []}  # without a percent sign it may be a variable of that name
+        if not hits and fragment:
+            # IPython offers words of its own where nobody else offers any; the word as it stands changes nothing.
+            hits = [SimpleCompletion(text=fragment, type="")]
         return {"completions": hits, "matched_fragment": fragment, "suppress": True, "ordered": True}
 
     def candidates(self, typed: str) -> Candidates:

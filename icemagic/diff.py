@@ -39,7 +39,6 @@ class Node:
         return bool(self.metadata["node_type"] == "array")
 
 
-
 def between(repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str]) -> Diff:
     """Compare two snapshots, in any order and on any branches.
 
@@ -78,9 +77,7 @@ def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:
     line = {info.id for info in repo.ancestry(snapshot_id=a)}
     base = next(info.id for info in repo.ancestry(snapshot_id=b) if info.id in line)
     sides = (side for side in (a, b) if side != base)
-    return {
-        path for side in sides for path in _paths(repo.diff(from_snapshot_id=base, to_snapshot_id=side))
-    }
+    return {path for side in sides for path in _paths(repo.diff(from_snapshot_id=base, to_snapshot_id=side))}
 
 
 def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
@@ -208,7 +205,8 @@ def _codec_word(codec: Mapping[str, Any]) -> str:
 
 def _changes(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     keys = dict.fromkeys((*before, *after))
-    return [Change(path, key, before.get(key), after.get(key)) for key in keys if _text(before, key) != _text(after, key)]
+    differing = (key for key in keys if _text(before, key) != _text(after, key))
+    return [Change(path, key, before.get(key), after.get(key)) for key in differing]
 
 
 def _text(properties: Mapping[str, Any], key: str) -> str | None:

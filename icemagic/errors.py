@@ -103,10 +103,15 @@ class MissingExtraError(IcemagicError, ImportError):
     """An optional package is needed."""
 
 
+_MOST = 10
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return a hint with the known words nearest to `given`, or with all of them when none is near."""
+    """Return a hint with the known words nearest to `given`, or with the first of them when none is near."""
     words = sorted(known)
-    near = difflib.get_close_matches(given, words, n=3, cutoff=0.5)
+    folded = {word.casefold(): word for word in words}
+    near = [folded[word] for word in difflib.get_close_matches(given.casefold(), folded, n=3, cutoff=0.5)]
     if near:
         return f"Did you mean {' or '.join(near)}?"
-    return f"Known: {', '.join(words)}." if words else ""
+    more = f" and {len(words) - _MOST:,} more" if len(words) > _MOST else ""
+    return f"Known: {', '.join(words[:_MOST])}{more}." if words else ""

@@ -1,8 +1,9 @@
 """One writer at a time on a local repository.
 
-icechunk's local storage has no atomic "replace if unchanged": two processes that commit at once can lose one of the two
-commits, and neither is told (https://github.com/earth-mover/icechunk/issues/804). Object stores refuse the second writer
-themselves, so the lock is for local folders only. It is advisory: programs that write with plain icechunk do not take it.
+icechunk's local storage has no atomic "replace if unchanged": two processes that commit at once can lose one of the
+two commits, and neither is told (https://github.com/earth-mover/icechunk/issues/804). Object stores refuse the second
+writer themselves, so the lock is for local folders only. It is advisory: programs that write with plain icechunk do
+not take it.
 """
 
 from __future__ import annotations

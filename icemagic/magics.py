@@ -345,7 +345,8 @@ _loaded: dict[InteractiveShell, IceMagic] = {}
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics, the completion and the names that a notebook uses without importing them."""
-    from icemagic import VersionPicker, preprocess_dataset
+    from icemagic.ingest import preprocess_dataset
+    from icemagic.widgets import VersionPicker
 
     magics = _loaded[shell] = IceMagic(shell)
     shell.register_magics(magics)

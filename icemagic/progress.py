@@ -37,15 +37,15 @@ def progress(written: Callable[[], int], *, after: float, every: float = 0.5) ->
     started = time.perf_counter()
 
     def words(state: str) -> _Line:
-        return _Line(f"{state}: {size(written())} written, {time.perf_counter() - started:.0f} s")
+        return _Line(f"{state} {size(written())} in {time.perf_counter() - started:.0f} s")
 
     def tick() -> None:
         if ended.wait(after):
             return
-        line: DisplayHandle = display(words("writing"), display_id=True)
+        line: DisplayHandle = display(words("writing:"), display_id=True)
         while not ended.wait(every):
-            line.update(words("writing"))
-        line.update(words("done"))
+            line.update(words("writing:"))
+        line.update(words("wrote"))
 
     # icechunk releases the interpreter while it writes, so a thread keeps ticking even during the commit itself.
     ticker = threading.Thread(target=tick, name="icemagic-progress", daemon=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from textwrap import wrap
@@ -32,6 +32,13 @@ def first_line(text: str) -> str:
     """Return the first line of a message, marked when there are more."""
     line, *more = text.strip().splitlines() or [""]
     return f"{line} …" if more else line
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Return a table without the columns that are empty in every row."""
+    kept = tuple(rows)
+    full = [index for index in range(len(columns)) if any(row[index] for row in kept)]
+    return Table(tuple(columns[index] for index in full), tuple(tuple(row[index] for index in full) for row in kept))
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +112,7 @@ class Log(Shown):
         shown = count(len(self), "version")
         title = f"{self.of}: the newest {shown}" if self.truncated else f"{self.of}: {shown}, newest first"
         rows = [(short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message)) for v in self.versions]
-        return Report(title, (Table(("version", "refs", "time", "author", "message"), tuple(rows)),))
+        return Report(title, (_table(("version", "refs", "time", "author", "message"), rows),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -250,7 +257,7 @@ class Diff(Shown):
         edits = [(change.path, change.words()) for change in self.attributes]
         return (
             Table(("group", "status"), tuple(self.groups.items())),
-            Table(("array", "status", "chunks", "written", "what changed"), tuple(rows)),
+            _table(("array", "status", "chunks", "written", "what changed"), rows),
             Table(("attributes of", "what changed"), tuple(edits)),
         )
 

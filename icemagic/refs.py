@@ -74,11 +74,8 @@ def create_branch(repo: icechunk.Repository, name: str, snapshot_id: str) -> Non
         When the name is taken or cannot be used.
     """
     check_name(name, "branch")
-    with locked(repo):
-        if name in repo.list_branches():
-            raise RefNameError(f"There is a branch {name!r} already.", f"%ice switch {name} goes there.")
-        with _refusals("branch", name):
-            repo.create_branch(name, snapshot_id)
+    with locked(repo), _refusals(repo, "branch", name):
+        repo.create_branch(name, snapshot_id)
 
 
 def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
@@ -90,23 +87,23 @@ def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
         When the name is taken, was deleted before, or cannot be used.
     """
     check_name(name, "tag")
-    with locked(repo):
-        if name in repo.list_tags():
-            raise RefNameError(f"There is a tag {name!r} already.", "A tag never moves; choose another name.")
-        with _refusals("tag", name):
-            repo.create_tag(name, snapshot_id)
+    with locked(repo), _refusals(repo, "tag", name):
+        repo.create_tag(name, snapshot_id)
 
 
 @contextmanager
-def _refusals(kind: str, name: str) -> Iterator[None]:
-    """Say in words why icechunk refuses a name that looks free."""
+def _refusals(repo: icechunk.Repository, kind: str, name: str) -> Iterator[None]:
+    """Say in words why icechunk refuses a name."""
     from icechunk import AlreadyExistsError, ConflictError, InvalidInputError
 
     try:
         yield
-    except (AlreadyExistsError, ConflictError):  # format 1 calls it a conflict
-        message = f"A {kind} {name!r} was there before, or has just been made by someone else."
-        raise RefNameError(message, "Choose another name: that of a deleted tag is not given again.") from None
+    except (AlreadyExistsError, ConflictError):  # format 1 calls a taken branch a conflict
+        if kind == "tag" and name not in repo.list_tags():
+            message = f"There was a tag {name!r} before, and icechunk does not give the name of a deleted tag again."
+            raise RefNameError(message, "Choose another name.") from None
+        hint = f"%ice switch {name} goes there." if kind == "branch" else "A tag never moves; choose another name."
+        raise RefNameError(f"There is a {kind} {name!r} already.", hint) from None
     except InvalidInputError as error:
         if error.kind != "invalid-ref-name":
             raise

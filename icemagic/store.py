@@ -2,7 +2,7 @@
 
 The one stateful class of icemagic, and a real Zarr store. Outside a transaction it stands on one immutable snapshot.
 Zarr asks a writable store for a read-only twin whenever something is opened for reading; the twin is a plain icechunk
-store pinned to the present state, so a lazy dataset keeps reading what it was opened at, whatever this store does later.
+store pinned to the present state, so a lazy dataset keeps reading what it was opened at, whatever the store does later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
@@ -25,9 +24,10 @@ from icemagic.errors import (
     UnknownVersionError,
 )
 from icemagic.locking import creating
+from icemagic.providers import network_settings
 from icemagic.records import Diff, Exhibit, Log, Note, Refs, Status, Tree, Version, short
 from icemagic.show import show
-from icemagic.storage import Location, describe, is_repository, locate, nearby, network_settings
+from icemagic.storage import Location, describe, is_repository, locate, nearby
 from icemagic.transaction import Transaction, writing_to
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ Place = str | os.PathLike[str] | icechunk.Repository
 class IcechunkStore(icechunk.IcechunkStore):
     """A versioned Zarr store over one open icechunk repository.
 
-    Made by :meth:`open`, :meth:`create` and :meth:`open_or_create`. ``xr.open_zarr(store)`` and ``ds.to_zarr(store)`` take
-    it; writing needs a transaction. ``store.repo`` and ``store.session`` are the way out to plain icechunk.
+    Made by :meth:`open`, :meth:`create` and :meth:`open_or_create`. ``xr.open_zarr(store)`` and ``ds.to_zarr(store)``
+    take it; writing needs a transaction. ``store.repo`` and ``store.session`` are the way out to plain icechunk.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         self._secrets = secrets
         self._recorded = provenance.Recorded()
         self._transaction: Transaction | None = None
-        # Never read-only in Zarr's sense: only a writable store is asked for the pinned twin that keeps lazy data as they
-        # were. Writes are refused here, with a sentence of our own.
+        # Never read-only in Zarr's sense: only a writable store is asked for the pinned twin that keeps lazy data as
+        # they were. Writes are refused here, with a sentence of our own.
         super().__init__(repo.readonly_session(snapshot_id=snapshot_id).store._store, read_only=False)
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -108,7 +108,6 @@ class IcechunkStore(icechunk.IcechunkStore):
         UnknownVersionError
             When there is no such branch or version.
         """
-        _quiet_icechunk()
         config = config or load_config()
         if isinstance(storage, icechunk.Repository):
             repo, url = storage, describe(storage)
@@ -141,7 +140,6 @@ class IcechunkStore(icechunk.IcechunkStore):
         StoreExistsError
             When there is a repository, or other files, at that place.
         """
-        _quiet_icechunk()
         config = config or load_config()
         location = locate(storage, storage_config)
         if location.read_only:
@@ -245,7 +243,7 @@ class IcechunkStore(icechunk.IcechunkStore):
     # -- reading history -----------------------------------------------------------------------------------------------
 
     def list_versions(self) -> list[Version]:
-        """Return the versions up to the one the store stands on, oldest first, without icechunk's empty root snapshot."""
+        """Return the versions up to the one it stands on, oldest first, without icechunk's empty root snapshot."""
         return history.list_versions(self.repo, self._head)
 
     def log(self, limit: int = 20, ref: str | Version = "HEAD") -> Log:
@@ -457,7 +455,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         """Pickle as a read-only store on the same version."""
         if self._transaction is not None:
             text = "A store in a transaction cannot be sent to another process."
-            raise TransactionError(text, "To write with dask workers use icechunk.xarray.to_icechunk(ds, store.session).")
+            hint = "To write with dask workers use icechunk.xarray.to_icechunk(ds, store.session)."
+            raise TransactionError(text, hint)
         if self.url.startswith("memory:"):
             text = f"{self.url} lives in this process only and cannot be sent to another one."
             raise TransactionError(text, "Keep the repository in a folder or a bucket.")
@@ -483,16 +482,6 @@ def _reopened(cls: type[IcechunkStore], repo: icechunk.Repository, at: str, stat
 
 def _words(ref: str | Version) -> str:
     return short(ref.id) if isinstance(ref, Version) else ref
-
-
-@cache
-def _quiet_icechunk() -> None:
-    """Keep icechunk's warnings about local storage out of every notebook cell; the lock answers them.
-
-    Somebody who sets ICECHUNK_LOG, icechunk's own variable, decides for themselves.
-    """
-    if "ICECHUNK_LOG" not in os.environ:
-        icechunk.set_logs_filter("error")
 
 
 def _settings(location: Location, config: Config) -> icechunk.RepositoryConfig:

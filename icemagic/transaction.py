@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
@@ -147,9 +148,14 @@ def _conflict(branch: str, error: icechunk.RebaseFailedError) -> ConflictError:
     return ConflictError(text, "Run the cell again: it then starts from their version.")
 
 
-_target: ContextVar[tuple[icechunk.IcechunkStore, tuple[BytesBytesCodec, ...]] | None] = ContextVar(
-    "_target", default=None
-)
+@dataclass
+class _Target:
+    store: icechunk.IcechunkStore
+    codecs: tuple[BytesBytesCodec, ...]
+    over: bool = False
+
+
+_target: ContextVar[_Target | None] = ContextVar("_target", default=None)
 _zarr_default = zarr.core.array.default_compressors_v3
 
 
@@ -159,19 +165,23 @@ def writing_to(store: icechunk.IcechunkStore, codecs: tuple[BytesBytesCodec, ...
     # Zarr has no setting for this since 3.1, so its own default is asked through here; outside of a transaction (and
     # in other threads) it answers as before.
     zarr.core.array.default_compressors_v3 = _default_codecs
-    token = _target.set((store, codecs))
+    before, target = _target.get(), _Target(store, codecs)
+    _target.set(target)
     try:
         yield
     finally:
-        _target.reset(token)
+        # It may be left in another thread or task than it was entered in, whose context cannot be reset from here.
+        target.over = True
+        if _target.get() is target:
+            _target.set(before)
 
 
 def active_store() -> icechunk.IcechunkStore | None:
     """Return the store whose transaction is open in this context."""
     target = _target.get()
-    return target[0] if target else None
+    return target.store if target and not target.over else None
 
 
 def _default_codecs(dtype: Any) -> tuple[BytesBytesCodec, ...]:  # noqa: ANN401  Zarr's private type of data types
     target = _target.get()
-    return target[1] if target else _zarr_default(dtype)
+    return target.codecs if target and not target.over else _zarr_default(dtype)

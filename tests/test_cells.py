@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shells import WRITE, Typed, fresh_shell, tip
 
 from icemagic.magics import IceError
-
-HEADS = {"": 1, "\n\n   \n": 4, "%%time\n": 2, "%%capture\n": 2}
-"""What may stand around ``%%commit`` and its body; the number of lines in front of the body."""
+from shells import WRITE, Typed, fresh_shell, tip
 
 
 @pytest.fixture
@@ -219,13 +216,13 @@ def test_an_error_shows_the_line_as_typed_and_says_that_nothing_was_committed(
     assert "icemagic" not in text.replace("File", ""), text
 
 
-@pytest.mark.parametrize("head", ["", "\n\n   \n", "%%time\n"])
-@pytest.mark.parametrize("awaits", [False, True])
+# IPython's own %%time cannot hold a cell that awaits.
+@pytest.mark.parametrize(
+    ("head", "awaits"), [("", False), ("", True), ("\n\n   \n", False), ("\n\n   \n", True), ("%%time\n", False)]
+)
 def test_line_numbers_count_from_the_top_of_the_whole_cell(
-    shell: Typed, capsys: pytest.CaptureFixture[str], head: str, awaits: bool
+    shell: Typed, capsys: pytest.CaptureFixture[str], head: str, *, awaits: bool
 ):
-    if awaits and head.startswith("%%time"):
-        pytest.xfail("IPython's own %%time cannot await")
     around, inside = (head, "") if head.startswith("%%") else ("", head)
     body = "import asyncio\nawait asyncio.sleep(0)\n1/0" if awaits else "x = 1\n\n1/0"
     cell = f'{around}%%commit "it"\n{inside}{body}'

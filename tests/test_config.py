@@ -223,7 +223,7 @@ class TestConfig:
 
     def test_it_survives_pickling_for_workers(self) -> None:
         config = load_config(write(ISSUE))
-        copy = pickle.loads(pickle.dumps(config))  # noqa: S301  our own bytes
+        copy = pickle.loads(pickle.dumps(config))
         assert copy == config
         assert copy.origins == config.origins
         assert hash(copy) == hash(config)

@@ -12,10 +12,10 @@ from typing import Any
 import icechunk
 import numpy as np
 import pytest
-import servers
 import xarray as xr
 import zarr
 
+import servers
 from icemagic import IcechunkStore, preprocess_dataset
 from icemagic.errors import ConflictError, NotWritableError, StoreExistsError, StoreNotFoundError, TransactionError
 from icemagic.provenance import Cell
@@ -48,7 +48,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         case "memory":
             return Place(lambda: f"memory:{tmp_path.name}-{next(names)}")
         case "file":
-            return Place(lambda: (tmp_path / next(names)).as_uri())
+            return Place(lambda: f"file://{tmp_path}/{next(names)}")
     server: servers.ObjectStore = request.getfixturevalue(request.param)
     return Place(server.new_url, dict(server.storage_config))
 

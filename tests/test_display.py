@@ -28,9 +28,7 @@ from icemagic.display import (
 
 words = st.text(max_size=40)
 rows = st.integers(1, 4).flatmap(
-    lambda width: st.tuples(
-        st.tuples(*[words] * width), st.lists(st.tuples(*[words] * width), max_size=5).map(tuple)
-    )
+    lambda width: st.tuples(st.tuples(*[words] * width), st.lists(st.tuples(*[words] * width), max_size=5).map(tuple))
 )
 parts = st.one_of(
     rows.map(lambda table: Table(*table)),

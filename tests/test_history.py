@@ -231,12 +231,14 @@ def test_an_expired_version_is_unknown_whether_given_as_record_or_id():
 
 def test_an_unreachable_storage_is_not_taken_for_an_absent_version(tmp_path):
     place = tmp_path / "repo"
-    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place)), spec_version=1)
-    snapshot = commit(repo)
+    storage = icechunk.local_filesystem_storage(str(place))
+    made = icechunk.Repository.create(storage, spec_version=1)
+    version = history.version(made, snapshot := commit(made))
+    repo = icechunk.Repository.open(storage)  # it has no snapshot in its cache yet
     place.rename(tmp_path / "away")
     place.write_text("a file where the folder was")
-    with pytest.raises(icechunk.IcechunkError):
-        resolve(repo, snapshot, head=snapshot)
+    with pytest.raises(icechunk.StorageError):
+        resolve(repo, version, head=snapshot)
 
 
 def test_a_branch_and_a_tag_of_one_name_are_ambiguous_and_the_hint_says_how_to_choose(line):

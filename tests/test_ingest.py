@@ -135,6 +135,7 @@ def test_repeated_epochs_are_dropped_exactly_when_pandas_calls_the_rows_duplicat
 
 def test_real_hours_of_both_receivers_equal_the_source_at_every_version(shared_data: Path) -> None:
     repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    two_hours = Config(chunk_strategies={"rinex": {"epoch": 1440, "sid": -1}})
     sources = {
         name: xr.open_dataset(shared_data / f"rosalia_{name}_2025-001_00-06h.nc") for name in ("canopy", "reference")
     }
@@ -146,7 +147,7 @@ def test_real_hours_of_both_receivers_equal_the_source_at_every_version(shared_d
             batch = source.sel(epoch=hour)
             heard = np.isfinite(batch["SNR"]).any("epoch").values
             sid = source["sid"].values if i == 0 else None
-            ds = preprocess_dataset(batch.isel(sid=heard), store=session.store, group=group, sid=sid)
+            ds = preprocess_dataset(batch.isel(sid=heard), store=session.store, group=group, sid=sid, config=two_hours)
             assert ds.sizes == {"epoch": 720, "sid": source.sizes["sid"]}
             assert not heard.all()
             write(ds, session.store, group=group, **({"append_dim": "epoch"} if i else {"mode": "a"}))
@@ -157,9 +158,9 @@ def test_real_hours_of_both_receivers_equal_the_source_at_every_version(shared_d
             found = read(store, group)
             xr.testing.assert_identical(found, source.sel(epoch=slice(None, end)))
             assert {name: v.dtype for name, v in found.items()} == {name: v.dtype for name, v in source.items()}
-    # An hour that is appended fills the chunk that the first hour began.
-    assert zarr.open_array(store, path="canopy/epoch", mode="r").nchunks == 1
-    assert zarr.open_array(store, path="canopy/SNR", mode="r").chunks == (34560, 295)
+    # Every second hour fills the chunk that the one before began.
+    assert zarr.open_array(store, path="canopy/SNR", mode="r").chunks == (1440, 295)
+    assert zarr.open_array(store, path="canopy/epoch", mode="r").nchunks == 3
 
 
 # ---------------------------------------------------------------------------------------------- what the source brings
@@ -286,13 +287,29 @@ def test_within_a_transaction_the_dataset_is_fitted_to_its_store_and_group() -> 
 
 def test_padding_leaves_what_describes_the_absent_signals() -> None:
     store = zarr.storage.MemoryStore()
-    about = {"band": ("sid", ["L1", "L2", "L1", "L5", "L1"]), "channel": ("sid", np.arange(5, dtype="i2"))}
-    whole = observations(sids=SIDS).assign(channel=about["channel"]).assign_coords(band=about["band"])
-    append([whole, whole.isel(sid=[3, 1]).assign_coords(epoch=observations([20, 25, 30])["epoch"])], store)
+    whole = observations(sids=SIDS).assign_coords(
+        band=("sid", ["L1", "L2", "L1", "L5", "L1"]),
+        channel=("sid", np.arange(5, dtype="i2")),
+        wave=("sid", np.arange(5) / 3),
+    )
+    part = whole.isel(sid=[3, 1]).assign_coords(epoch=observations([20, 25, 30])["epoch"])
+    append([whole, part.assign_coords(wave=part["wave"].astype("f4"))], store)
     found = read(store)
+    np.testing.assert_array_equal(found["wave"].values[[0, 2, 4]], np.array([0, 2, 4]) / 3)
     assert list(found["band"].values) == ["L1", "L2", "L1", "L5", "L1"]
     np.testing.assert_array_equal(found["channel"].values, np.arange(5))
     assert found["channel"].dtype == np.dtype("i2")
+
+
+def test_padded_times_keep_the_encoding_in_which_they_are_exact() -> None:
+    store = zarr.storage.MemoryStore()
+    hour = np.timedelta64(1, "h").astype("m8[ns]")
+    first = observations([0], SIDS[:2]).assign(sent=(("epoch", "sid"), np.array([["2025-01-01"] * 2], "M8[ns]")))
+    second = first.assign(sent=first["sent"] + np.timedelta64(1, "ns")).assign_coords(epoch=first["epoch"] + hour)
+    append([first, second], store, sid=SIDS)
+    midnight = np.datetime64("2025-01-01", "ns")
+    expected = [[midnight] * 2 + ["NaT"] * 3, [midnight + np.timedelta64(1, "ns")] * 2 + ["NaT"] * 3]
+    np.testing.assert_array_equal(read(store)["sent"].values, np.array(expected, "M8[ns]"))
 
 
 @pytest.mark.parametrize("dtype", ["i4", "u1", "?"])
@@ -338,6 +355,14 @@ def test_epochs_that_are_stored_already_are_counted_in_the_record() -> None:
     assert preprocess_dataset(observations([11]), store=store).ice.prepared.changes == ()
 
 
+def test_variables_that_an_append_would_leave_short_are_named_in_the_record() -> None:
+    store = zarr.storage.MemoryStore()
+    append([observations()], store)
+    other = observations([20]).rename(Pseudorange="Phase")
+    changes = preprocess_dataset(other, store=store).ice.prepared.changes
+    assert changes == ("Phase, Pseudorange: not both here and stored; an append needs the same variables",)
+
+
 # ---------------------------------------------------------------------------------------------- chunks, dask, no copies
 
 
@@ -361,8 +386,10 @@ def test_dask_arrays_stay_lazy_and_fill_the_stored_chunks() -> None:
     for start, stop in ((0, 3), (3, 17), (17, 30)):
         batch = source.isel(epoch=slice(start, stop), sid=[0, 2, 3]) if start else source.isel(epoch=slice(stop))
         with dask.config.set(scheduler=refuse_to_compute):
-            ds = preprocess_dataset(batch.chunk(epoch=2), store=store, config=SMALL)
+            # The chunks of the first write stay, whatever the configuration says by then.
+            ds = preprocess_dataset(batch.chunk(epoch=2), store=store, config=Config() if start else SMALL)
         assert ds["SNR"].chunks is not None
+        assert ds["SNR"].encoding["chunks"] == (4, 5)
         write(ds, store, **({"append_dim": "epoch"} if start else {"mode": "a"}))
     found = read(store)
     xr.testing.assert_equal(found.isel(sid=[0, 2, 3]), source.isel(sid=[0, 2, 3]))

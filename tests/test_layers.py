@@ -20,11 +20,11 @@ FLOORS = {
     "shells": {"magics", "cells", "commands", "completion", "progress", "widgets"},
     "place": {"store"},
     "verbs": {
-        "transaction", "history", "diff", "restore", "blame", "ingest", "provenance", "maintenance",
+        "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance", "maintenance",
         "refs", "tree", "show", "sample",
     },
-    "ground": {"storage", "config", "layout", "locking"},
-    "cellar": {"records", "display", "errors"},
+    "ground": {"providers", "storage", "config", "layout", "locking"},
+    "cellar": {"records", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -11,6 +11,8 @@ import textwrap
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from subprocess import PIPE
 
@@ -70,9 +72,21 @@ READER = """
 """
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return what starts a script in a process of its own; none outlives the test."""
+    with ExitStack() as stack:
+
+        def starting(script: str, *arguments: object) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+            process = stack.enter_context(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True))
+            stack.callback(process.kill)
+            return process
+
+        yield starting
 
 
 def begun(folder: Path) -> IcechunkStore:
@@ -83,7 +97,9 @@ def begun(folder: Path) -> IcechunkStore:
     return store
 
 
-def test_two_processes_with_60_commits_each_make_120_and_keep_every_tag_and_branch(tmp_path: Path) -> None:
+def test_two_processes_with_60_commits_each_make_120_and_keep_every_tag_and_branch(
+    tmp_path: Path, start: Start
+) -> None:
     store = begun(tmp_path / "shared")
     writers = [start(WRITER, tmp_path / "shared", name, COMMITS) for name in ("one", "two")]
     assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
@@ -130,7 +146,7 @@ def test_threads_with_stores_of_their_own_lose_no_commit(tmp_path: Path) -> None
 
 
 def test_a_holder_keeps_others_waiting_and_its_death_by_kill_9_frees_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
 ) -> None:
     store = begun(tmp_path / "shared")
     tip = store.version
@@ -139,7 +155,7 @@ def test_a_holder_keeps_others_waiting_and_its_death_by_kill_9_frees_the_lock(
     with monkeypatch.context() as patch:
         patch.setattr(locking, "PATIENCE", 0.2)
         for write in (lambda: store.tag("t"), lambda: store.branch("b"), lambda: commit(store)):
-            with pytest.raises(TransactionError, match="Another process has been writing to .*; nothing was changed"):
+            with pytest.raises(TransactionError, match=r"Another process has been writing to .*; nothing was changed"):
                 write()
     assert (list(store.tags()), list(store.branches()), store.version) == ([], ["main"], tip)
     os.kill(holder.pid, signal.SIGKILL)
@@ -177,23 +193,23 @@ def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
     assert store.version.message == "more"
 
 
-def test_a_folder_that_cannot_be_written_can_be_read_and_says_so_on_commit() -> None:
-    # Not pytest's own folder: that one is closed to everybody else, and root has to become somebody else to be refused.
+def test_a_folder_that_cannot_be_written_can_be_read_and_says_so_on_commit(start: Start) -> None:
+    # Not pytest's own folder: it is closed to everybody else, and root has to become somebody else to be refused.
     with tempfile.TemporaryDirectory() as parent:
-        store = begun(Path(parent) / "shared")
-        for path in Path(parent, "shared").rglob("*"):
+        folder = Path(parent, "shared")
+        store = begun(folder)
+        for path in (folder, *folder.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
-        Path(parent, "shared").chmod(0o555)
         Path(parent).chmod(0o755)
-        reader = start(READER, Path(parent) / "shared")
+        reader = start(READER, folder)
         out, err = reader.communicate()
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
         assert reader.returncode == 0, err
         read, refused = out.splitlines()
         assert read == "0 main 1"
         assert "cannot be written; nothing was changed" in refused
         assert store.refresh().version == store.version
-        for path in (Path(parent, "shared"), *Path(parent, "shared").rglob("*")):
-            path.chmod(0o755)
 
 
 def test_an_open_repository_of_a_local_folder_takes_the_same_lock(

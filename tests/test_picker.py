@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 
 import icechunk
 import numpy as np
@@ -87,6 +88,15 @@ def test_a_dataset_stays_what_it_was_when_another_version_is_chosen(store):
     newest = picker.dataset
     picker.slider.value = 0
     assert float(newest.x[0]) == 3
+
+
+def test_the_dataset_is_of_the_version_shown_and_not_of_a_transaction_or_a_moved_store(store):
+    picker = VersionPicker(store)
+    with store.transaction("four"):
+        xr.Dataset({"x": ("t", np.full(4, 4.0))}).to_zarr(store, mode="w")
+        assert x(picker) == 3
+    store.checkout("main~3")
+    assert (picker.version.message, x(picker)) == ("three", 3)
 
 
 def test_an_older_version_cannot_be_written_and_the_newest_of_the_branch_can(store):
@@ -202,6 +212,16 @@ def test_refresh_leaves_a_store_on_its_branch_where_it_is_and_says_so(store):
     assert (store.current_branch, "1 version back" in picker.about.value) == ("main", True)
 
 
+def test_refresh_asks_the_store_for_no_move(store):
+    picker = VersionPicker(store)
+    store.branch("dev", "main~1")
+    with store.transaction():
+        commit(IcechunkStore.open(store.repo), "four", 4)
+        picker.refresh_button.click()
+        assert (len(picker.versions.options), len(picker.places.options)) == (4, 2)
+        assert (chosen(picker), picker.alert.value) == ("three", "")
+
+
 def test_refresh_keeps_the_chosen_tag(store):
     store.tag("v1", "main~1")
     picker = VersionPicker(store)
@@ -237,6 +257,10 @@ def test_after_a_cell_it_follows_the_store(store):
         assert chosen(picker) == "one"
         shell.run_cell("store.switch('main')")
         assert chosen(picker) == "three"
+        shell.user_ns["picker"] = picker
+        shell.run_cell("with store.transaction('four') as txn:\n  txn.session.store; picker.slider.value = 0")
+        shell.run_cell("store.checkout('main~1')")
+        assert (chosen(picker), "a transaction is open" in picker.alert.value) == ("two", True)
     finally:
         InteractiveShell.clear_instance()
 
@@ -383,10 +407,10 @@ def test_threads_that_choose_at_once_leave_one_truth(store):
 
     def hammer(view: VersionPicker, first: int) -> None:
         try:
-            for step in range(15):
+            for step in range(6):
                 view.slider.value = (first + step) % 3
                 view.versions.index = (first + 2 * step) % 3
-                if step % 5 == 0:
+                if step % 3 == 0:
                     view.refresh_button.click()
         except BaseException as error:
             errors.append(error)
@@ -403,6 +427,27 @@ def test_threads_that_choose_at_once_leave_one_truth(store):
         view.follow()
     assert chosen(picker) == chosen(other)
     assert x(picker) == {"one": 1, "two": 2, "three": 3}[chosen(picker)]
+
+
+def test_the_store_is_moved_by_one_thread_at_a_time(store, monkeypatch):
+    pickers = VersionPicker(store), VersionPicker(store)
+    checkout, inside, most = store.checkout, [], []
+
+    def slow_checkout(ref):
+        inside.append(ref)
+        most.append(len(inside))
+        time.sleep(0.1)
+        status = checkout(ref)
+        inside.pop()
+        return status
+
+    monkeypatch.setattr(store, "checkout", slow_checkout)
+    moves = [threading.Thread(target=setattr, args=(picker.slider, "value", i)) for i, picker in enumerate(pickers)]
+    for move in moves:
+        move.start()
+    for move in moves:
+        move.join(timeout=60)
+    assert most == [1, 1]
 
 
 def test_a_read_only_store_can_be_looked_through(store):

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icemagic import provenance
-from icemagic.provenance import KEY, REDACTED, SOURCE_LIMIT, Cell, Recorded, collect, origin, redact
+from icemagic.provenance import KEY, SOURCE_LIMIT, Cell, Recorded, collect, origin
+from icemagic.redaction import REDACTED, redact
 
 SECRET = "s3cr3tValueZq71"
 AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"

@@ -118,7 +118,7 @@ def test_the_name_of_a_deleted_tag_is_refused_with_that_reason(either):
     at = commit(either)
     refs.create_tag(either, "v1", at)
     either.delete_tag("v1")
-    with pytest.raises(RefNameError, match="deleted tag"):
+    with pytest.raises(RefNameError, match="name of a deleted tag"):
         refs.create_tag(either, "v1", at)
 
 

@@ -15,7 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from icemagic.errors import StorageURLError, StoreNotFoundError
-from icemagic.storage import SCHEMES, Location, describe, is_repository, locate, nearby, network_settings, storage_path
+from icemagic.providers import SCHEMES, network_settings
+from icemagic.storage import Location, describe, is_repository, locate, nearby, storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

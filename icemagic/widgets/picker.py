@@ -199,7 +199,7 @@ class VersionPicker(W.VBox):  # type: ignore[misc]  # ipywidgets has no types
         """Show where the store stands if it was moved since."""
         with _LOCK:
             if self._seen != _place_of(self.store):
-                self.alert.value = ""
+                # What was refused during a cell stays to be read when the cell is over.
                 with self._reporting:
                     self.refresh()
 
@@ -302,7 +302,8 @@ class VersionPicker(W.VBox):  # type: ignore[misc]  # ipywidgets has no types
             names = _groups(_pinned(self.store, version)) if version else ()
             self._offer_groups(names)
             if names:
-                self.contents.value = self.dataset._repr_html_()
+                # In a narrow window it scrolls by itself instead of being cut off.
+                self.contents.value = f'<div style="overflow-x:auto">{self.dataset._repr_html_()}</div>'
             elif version:
                 self.contents.value = _muted("This version holds no array.")
 
@@ -443,8 +444,9 @@ def _details(changed: Diff | None) -> str:
     if changed.is_empty:
         return _muted("It changed no array, group or attribute.")
     compared = to_html(Report(f"compared with {changed.a}", changed.parts()))
-    # JupyterLab's own style for tables, which stand too close without it.
-    tables = f'<div class="jp-RenderedHTMLCommon" style="overflow-x:auto">{compared}</div>'
+    # As the output of a cell, or the cells of the tables stand too close.
+    style = 'class="jp-OutputArea-output jp-RenderedHTMLCommon" style="overflow-x:auto;box-sizing:border-box"'
+    tables = f"<div {style}>{compared}</div>"
     return f'<details><summary style="cursor:pointer">{_text(changed.summary())}</summary>{tables}</details>'
 
 

@@ -43,8 +43,8 @@ class Result:
 
     def row(self) -> str:
         verdict = "ok" if self.ratio <= self.limit else "OVER"
-        figures = f"{self.ours:10.2f} {self.other:10.2f} {self.unit:3}  {self.ratio:6.2f}  ≤ {self.limit:4.2f}  {verdict}"
-        return f"{self.what:66} {figures}"
+        sides = f"{self.ours:10.2f} {self.other:10.2f} {self.unit:3}"
+        return f"{self.what:66} {sides}  {self.ratio:6.2f}  ≤ {self.limit:4.2f}  {verdict}"
 
 
 def by_turns(ours: Callable[[int], object], other: Callable[[int], object], rounds: int) -> tuple[float, float]:

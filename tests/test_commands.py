@@ -1,0 +1,72 @@
+"""The table of verbs and what is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from icemagic.commands import VERBS, CommandError, Help, parser, readme_table, usage
+from icemagic.magics import IceMagic
+from shells import Typed, fresh_shell
+
+OPTIONS = {"--create": [], "--read-only": [], "-n": ["3"], "--limit": ["3"]}
+
+
+@pytest.fixture
+def shell() -> Iterator[Typed]:
+    with fresh_shell() as typed:
+        typed.get("%load_ext icemagic")
+        yield typed
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_each_verb_has_a_help_of_its_own_that_names_all_that_it_takes(shell: Typed, name: str):
+    text = str(shell.get(f"%ice help {name}"))
+    verb = VERBS[name]
+    assert text.startswith(usage(verb))
+    assert verb.help in text
+    for argument in verb.everything:
+        assert argument.help in text
+        assert all(typed in text for typed in argument.names)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_each_verb_reads_what_its_help_says(name: str):
+    verb = VERBS[name]
+    words = ["x" for argument in verb.arguments if not argument.is_option]
+    for argument in verb.everything:
+        if argument.is_option:
+            words += [argument.names[-1], *OPTIONS.get(argument.names[-1], ["y"])]
+    parser(verb).parse_args(words)
+    with pytest.raises(CommandError, match=f"usage: %ice {name}"):
+        parser(verb).parse_args([*words, "one-too-many"])
+
+
+@pytest.mark.parametrize("magic", [IceMagic.ice, IceMagic.icechunk])
+def test_the_question_mark_shows_every_verb(magic: object):
+    assert all(f"%ice {name}" in (magic.__doc__ or "") for name in VERBS)
+
+
+def test_the_question_mark_answers_in_a_shell(shell: Typed, capsys: pytest.CaptureFixture[str]):
+    shell.get("%ice?")
+    assert "stand on the newest version of a branch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [str(Help()), readme_table()], ids=["help", "readme"])
+def test_every_verb_stands_in_the_table_once(text: str):
+    for verb in VERBS.values():
+        assert text.count(usage(verb)) >= 1
+        assert text.count(verb.help) == 1
+    assert "%%commit" in text
+
+
+def test_the_table_for_the_readme_has_two_columns_in_every_row():
+    assert all(row.count("|") == 3 for row in readme_table().splitlines())
+
+
+def test_words_of_the_help_end_without_a_full_stop():
+    for verb in VERBS.values():
+        for text in (verb.help, *(argument.help for argument in verb.everything)):
+            assert not text.endswith(".")
+            assert text == text.strip()

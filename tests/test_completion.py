@@ -1,0 +1,139 @@
+"""Completion without a kernel: what it must never do, whatever is typed and whatever the storage does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import icechunk
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from icechunk.testing import LatencyStorage
+
+from icemagic import IcechunkStore, magics
+from icemagic.commands import VERBS
+from icemagic.completion import Completer
+from shells import WRITE, Typed, fresh_shell
+
+_IN_TIME = 0.05
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
+    monkeypatch.chdir(tmp_path)
+    with fresh_shell() as typed:
+        typed.get("%load_ext icemagic")
+        yield typed
+
+
+def completer(shell: Typed) -> Completer:
+    return magics._loaded[shell.ip].completer
+
+
+def test_every_option_of_every_verb_is_offered(shell: Typed):
+    for verb in VERBS.values():
+        options = {name for argument in verb.everything if argument.is_option for name in argument.names}
+        long = {name for name in options if name.startswith("--")}
+        assert set(shell.complete(f"%ice {verb.name} --")) == (long or {"--"})
+
+
+def test_an_option_that_was_given_is_not_offered_again(shell: Typed):
+    assert shell.complete("%ice open x --create --c") == ["--c"]
+    assert "--create" not in shell.complete("%ice open x --create ")
+
+
+def test_folders_are_offered_for_a_path(shell: Typed, tmp_path: Path):
+    for name in ("stores/rosalia/rinex", "stores/rosalia/vod", "store-2", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "stored.txt").write_text("no folder")
+    assert shell.complete("%ice open sto") == ["store-2/", "stores/"]
+    assert shell.complete("%ice open stores/rosalia/") == ["stores/rosalia/rinex/", "stores/rosalia/vod/"]
+    assert shell.complete("%ice open ./store-") == ["./store-2/"]
+    assert f"../{tmp_path.name}/" in shell.complete(f"%ice open ../{tmp_path.name[:-1]}")
+    assert shell.complete(f"%ice open {tmp_path}/store-") == [f"{tmp_path}/store-2/"]
+
+
+WORDS = st.sampled_from(
+    [
+        *VERBS,
+        "",
+        "~",
+        "~nosuchuser/",
+        "\0/",
+        "../",
+        "a/../b",
+        "s3://x/",
+        "..",
+        "a..",
+        "@{",
+        "--store",
+        "--",
+        "-n",
+        "'",
+        '"',
+        "nope",
+        "é",
+    ]
+)
+
+
+@given(
+    words=st.lists(WORDS | st.text(max_size=5), max_size=5),
+    prefix=st.sampled_from(["%ice ", "x = %ice ", "ice ", '%%commit "m" ']),
+)
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_no_line_makes_completion_raise(shell: Typed, words: list[str], prefix: str):
+    if "store" not in shell.ip.user_ns:
+        shell.open_memory()
+        shell.get('%%commit "it"', WRITE)
+    completer(shell).candidates(" ".join(words))
+    shell.complete(prefix + " ".join(words))
+
+
+def test_a_repository_that_is_gone_offers_no_refs_and_raises_nothing(shell: Typed, tmp_path: Path):
+    shell.get("%ice open place --create")
+    (tmp_path / "place").rename(tmp_path / "elsewhere")
+    assert shell.complete("%ice checkout ma") == ["ma"]
+
+
+def test_new_branches_are_offered_once_the_listing_is_old(shell: Typed, monkeypatch: pytest.MonkeyPatch):
+    shell.open_memory()
+    shell.get('%%commit "it"', WRITE)
+    assert shell.complete("%ice switch m") == ["main"]
+    shell.get("%ice branch mine")
+    monkeypatch.setattr("icemagic.completion._FRESH", 0)
+    assert shell.complete("%ice switch m") == ["main", "mine"]
+
+
+def test_a_slow_storage_holds_up_no_key_press_and_is_asked_once_at_a_time(shell: Typed):
+    storage = LatencyStorage(icechunk.in_memory_storage())
+    store = shell.ip.user_ns["store"] = IcechunkStore.open(icechunk.Repository.create(storage))
+    shell.get('%%commit "it"', WRITE)
+    shell.complete("x")
+    storage.read_latency_ms = 500
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert shell.complete("%ice checkout ma") == ["ma"]
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[2] < _IN_TIME
+    listing = completer(shell)._listings[store.repo]
+    assert completer(shell)._pool._work_queue.qsize() == 0
+    assert listing.pending is not None
+    listing.pending.result(timeout=30)
+    assert shell.complete("%ice checkout ma") == ["main"]
+
+
+def test_unloading_ends_the_thread(shell: Typed):
+    shell.open_memory()
+    shell.complete("%ice switch m")
+    (thread,) = completer(shell)._pool._threads
+    shell.get("%unload_ext icemagic")
+    thread.join(timeout=10)
+    assert not thread.is_alive()
