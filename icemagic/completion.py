@@ -171,9 +171,9 @@ def _expected(verb: Verb, words: list[str], fragment: str) -> tuple[Completes, l
 def _folders(fragment: str) -> Candidates:
     if "://" in fragment:
         return []
-    parent = Path(fragment).expanduser() if fragment.endswith("/") else Path(fragment).expanduser().parent
     shown = fragment[: fragment.rfind("/") + 1]
     try:
+        parent = Path(fragment).expanduser() if fragment.endswith("/") else Path(fragment).expanduser().parent
         names = sorted(item.name for item in islice(parent.iterdir(), 1000) if item.is_dir())
     except (OSError, RuntimeError, ValueError):  # not there, nobody's home folder, no path at all
         return []

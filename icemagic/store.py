@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
@@ -28,9 +29,10 @@ from icemagic.providers import network_settings
 from icemagic.records import Diff, Exhibit, Log, Note, Refs, Status, Tree, Version, short
 from icemagic.show import show
 from icemagic.storage import Location, describe, is_repository, locate, nearby
-from icemagic.transaction import Transaction, writing_to
+from icemagic.transaction import Metadata, Transaction, writing_to
 
 if TYPE_CHECKING:
+    from icechunk._icechunk_python import PyStore
     from zarr.core.buffer import Buffer
 
 Place = str | os.PathLike[str] | icechunk.Repository
@@ -66,6 +68,8 @@ class IcechunkStore(icechunk.IcechunkStore):
         self._branch = branch
         self._secrets = secrets
         self._recorded = provenance.Recorded()
+        # A widget moves the store from another thread than the one in which cells open transactions.
+        self._moving = RLock()
         self._transaction: Transaction | None = None
         # Never read-only in Zarr's sense: only a writable store is asked for the pinned twin that keeps lazy data as
         # they were. Writes are refused here, with a sentence of our own.
@@ -209,18 +213,14 @@ class IcechunkStore(icechunk.IcechunkStore):
 
     def switch(self, branch: str) -> Status:
         """Stand on the newest version of a branch."""
-        self._refuse_in_transaction("switch")
-        self._stand(refs.tip(self.repo, branch))
-        self._branch = branch
+        self._move("switch", refs.tip(self.repo, branch), branch)
         return self.status()
 
     def checkout(self, ref: str | Version) -> Status:
         """Stand on a version, read-only; the name of a branch switches to it, as in git."""
-        self._refuse_in_transaction("checkout")
         if isinstance(ref, str) and ref in self.repo.list_branches() and ref not in self.repo.list_tags():
             return self.switch(ref)
-        self._stand(self.resolve(ref))
-        self._branch = None
+        self._move("checkout", self.resolve(ref), None)
         return self.status()
 
     def refresh(self) -> Status:
@@ -232,8 +232,11 @@ class IcechunkStore(icechunk.IcechunkStore):
         self._refuse_in_transaction("close")
         super().close()
 
-    def _stand(self, snapshot_id: str) -> None:
-        self._store = self.repo.readonly_session(snapshot_id=snapshot_id).store._store
+    def _move(self, verb: str, snapshot_id: str, branch: str | None) -> None:
+        with self._moving:
+            self._refuse_in_transaction(verb)
+            self._store = self.repo.readonly_session(snapshot_id=snapshot_id).store._store
+            self._branch = branch
 
     def _refuse_in_transaction(self, verb: str) -> None:
         if self._transaction is not None:
@@ -350,28 +353,34 @@ class IcechunkStore(icechunk.IcechunkStore):
             When the store stands on a version instead of a branch, when a transaction is open already, and when the
             context is left with changes that nobody committed.
         """
-        self._refuse_read_only()
-        self._refuse_in_transaction("transaction")
-        if self._branch is None:
-            text = f"The store stands on the version {history.title(self.repo, self._head)}, not on a branch."
-            hint = 'Go to a branch with store.switch("main"), or start one: store.branch("NAME"), store.switch("NAME").'
-            raise TransactionError(text, hint)
 
         def recorded(tip: str) -> dict[str, Any]:
             return {**self._provenance(tip, cell), **(metadata or {})}
 
-        before = self._store
-        txn = self._transaction = Transaction(self.repo, self._branch, message=message, metadata=recorded)
-        self._store = txn.session.store._store
-        self.bytes_written = 0
+        txn, before = self._begin(message, recorded)
         try:
             with writing_to(self, self.config.codecs()), txn:
                 yield txn
         finally:
-            self._transaction = None
-            if txn.version is None:
-                self._store = before
-            # else the session became read-only with the commit and stands on the new version already
+            with self._moving:
+                self._transaction = None
+                if txn.version is None:
+                    self._store = before
+                # else the session became read-only with the commit and stands on the new version already
+
+    def _begin(self, message: str | None, metadata: Metadata) -> tuple[Transaction, PyStore]:
+        """Return the new transaction, and the inner store on which this one stood before it."""
+        with self._moving:
+            self._refuse_read_only()
+            self._refuse_in_transaction("transaction")
+            if self._branch is None:
+                text = f"The store stands on the version {history.title(self.repo, self._head)}, not on a branch."
+                raise TransactionError(
+                    text, 'Go to one: store.switch("main"), or first start one: store.branch("NAME").'
+                )
+            txn, before = Transaction(self.repo, self._branch, message=message, metadata=metadata), self._store
+            self._transaction, self._store, self.bytes_written = txn, txn.session.store._store, 0
+            return txn, before
 
     def discard(self) -> Note:
         """Throw away what the open transaction changed so far."""

@@ -55,6 +55,11 @@ def test_folders_are_offered_for_a_path(shell: Typed, tmp_path: Path):
     assert shell.complete(f"%ice open {tmp_path}/store-") == [f"{tmp_path}/store-2/"]
 
 
+@pytest.mark.parametrize("path", ["~nosuchuser/", "~nosuchuser/x", "nosuch/x", "\0/x", "s3://bucket/", "https://"])
+def test_a_path_that_leads_nowhere_offers_no_folders(shell: Typed, path: str):
+    assert completer(shell).candidates(f"open {path}") == []
+
+
 WORDS = st.sampled_from(
     [
         *VERBS,

@@ -49,6 +49,8 @@ MESSAGES = [
     "plain",
     "it's",
     'she said "go"',
+    "{x}",
+    "$x and {y}",
     "{x} {{y}} {1/0}",
     "$HOME $x ${y} $$",
     r"C:\data\new \n \\",
