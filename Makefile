@@ -30,7 +30,9 @@ unit: .venv/.ready $(AZURITE)
 	$(PY) -m pytest
 
 notebooks: .venv/.ready
-	$(PY) -m pytest --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg --nbval-cell-timeout=120 notebooks
+	@tmp=$$(mktemp -d); TMPDIR=$$tmp $(PY) -m pytest --nbval --nbval-current-env \
+		--nbval-sanitize-with=notebooks/sanitize.cfg --nbval-cell-timeout=120 notebooks; \
+	code=$$?; rm -rf "$$tmp"; exit $$code  # nbval kills its kernels, which then cannot tidy up after themselves
 
 check: .venv/.ready
 	$(PY) -m ruff check

@@ -193,7 +193,7 @@ def _text_table(table: Table) -> list[str]:
 
 def _html_table(table: Table) -> str:
     # Notebooks align cells to the right, and HTML folds the spaces that indent a tree.
-    left = ' style="text-align:left;white-space:pre-wrap"'
+    left = ' style="text-align:left;white-space:pre"'
     head = "".join(f"<th{left}>{html.escape(name)}</th>" for name in table.columns)
     body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

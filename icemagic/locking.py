@@ -50,7 +50,8 @@ def creating(folder: Path) -> Iterator[bool]:
     lock file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not _is_empty(folder):
+    # Where the lock lies beside other files, another process may be half way through: it is waited for.
+    if not _is_empty(folder) and not (folder / LOCK_NAME).exists():
         yield False
         return
     with _held(folder):

@@ -1,14 +1,16 @@
 """Records how a commit came about, under the key ``icemagic`` of its metadata, and reads it back.
 
-All metadata of all commits lies in the one file that every open and every commit of a repository reads, so what repeats
-is stored once: the source of a cell and the versions of the packages stand in the first commit that has them, later
-commits on the same history hold their hash.
+All metadata of all commits lies in the one file that every open and every commit of a repository reads and rewrites, so
+what repeats is stored once. The first commit of its kind holds a dict: author, packages, notebook or script, git
+revision, source and hashes. A commit with the same facts on the same history holds one text, ``HASH COUNT AUTHOR``:
+the hash of that dict, the execution count of the cell (0 for none), and the author, so that a log need not look back.
 """
 
 from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -20,7 +22,7 @@ from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icemagic.records import Origin
+from icemagic.records import REPEATED, Origin
 from icemagic.redaction import redact
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Recorded:
             if info.id == self.tip:
                 found |= self.hashes
                 break
-            found |= _stored(info.metadata.get(KEY)).keys()
+            found |= _known(info.metadata.get(KEY))
         self.tip, self.hashes = tip, frozenset(found)
         return self.hashes
 
@@ -103,62 +105,71 @@ def collect(
     """
     if mode == "off":
         return {}
-    entry: dict[str, Any] = {"author": author or _author()}
-    texts = {"packages": _packages()}
+    facts: dict[str, Any] = {"author": author or _author(), "packages": _packages()}
     if cell is not None:
-        texts["source"] = redact(cell.source.encode(errors="replace").decode(), secrets)
-        entry |= {key: value for key, value in (("count", cell.execution_count), ("notebook", cell.notebook)) if value}
-    elif script := Path(sys.argv[0]).name if sys.argv else "":
-        entry["script"] = script
+        source = redact(cell.source.encode(errors="replace").decode(), secrets)
+        facts |= {"notebook": cell.notebook, "source_hash": _hash(source)}
+    else:
+        facts["script"] = Path(sys.argv[0]).name if sys.argv else None
     here = _working_directory()
-    if here and (revision := _git_revision(here)):
-        entry["git"] = revision
+    facts["git"] = _git_revision(here) if here else None
+    entry = {key: value for key, value in facts.items() if value}
+    digest = _hash(json.dumps(entry, sort_keys=True))
+    count = cell.execution_count if cell is not None else None
     known = recorded.upto(repo, tip)
-    for kind, text in texts.items():
-        entry[f"{kind}_hash"] = digest = _hash(text)
-        if digest not in known and not (kind == "source" and mode == "hash"):
-            entry[kind] = _cut(text)
+    keeps_source = cell is not None and mode == "source" and facts["source_hash"] not in known
+    if digest in known and not keeps_source:
+        return {KEY: f"{digest} {count or 0} {entry['author']}"}
+    entry |= {"hash": digest, "count": count or 0}
+    if keeps_source:
+        entry["source"] = _cut(source)
     return {KEY: entry}
 
 
 def origin(repo: icechunk.Repository, snapshot_id: str) -> Origin:
-    """Return how a version came about; sources that an earlier version holds are looked up there."""
-    entry = repo.lookup_snapshot(snapshot_id).metadata.get(KEY)
+    """Return how a version came about; what an earlier version holds is looked up there."""
+    entry: object = repo.lookup_snapshot(snapshot_id).metadata.get(KEY)
+    count = entry.get("count") if isinstance(entry, Mapping) else None
+    if isinstance(entry, str) and (repeated := REPEATED.fullmatch(entry)):
+        count = int(repeated["count"])
+        entry = _find(repo, snapshot_id, "hash", repeated["hash"], holding="hash") or {"author": repeated["author"]}
     if not isinstance(entry, Mapping):
         return Origin(facts={})
-    wanted = set(_hashes(entry).values())
-    texts: dict[str, str] = {}
-    for info in repo.ancestry(snapshot_id=snapshot_id):
-        texts |= _stored(info.metadata.get(KEY))
-        if wanted <= texts.keys():
-            break
-    facts = {name: str(entry[key]) for key, name in _FACTS.items() if key in entry}
-    if packages := texts.get(_hashes(entry).get("packages", "")):
-        facts["packages"] = packages
-    digest = _hashes(entry).get("source")
-    return Origin(facts=facts, source=texts.get(digest) if digest else None, source_hash=digest)
+    facts = {name: str(entry[key]) for key, name in _FACTS.items() if entry.get(key)}
+    if count:
+        facts["execution count"] = str(count)
+    wanted, source = entry.get("source_hash"), entry.get("source")
+    if not isinstance(wanted, str):
+        return Origin(facts=facts)
+    if source is None:
+        source = _find(repo, snapshot_id, "source_hash", wanted, holding="source").get("source")
+    return Origin(facts=facts, source=None if source is None else str(source), source_hash=wanted)
 
 
 _FACTS = {
     "author": "author",
     "notebook": "notebook",
-    "count": "execution count",
     "script": "script",
     "git": "git revision of the working directory",
+    "packages": "packages",
 }
 
 
-def _stored(entry: object) -> dict[str, str]:
-    """Return the texts that one commit holds itself, by their hash."""
+def _find(repo: icechunk.Repository, snapshot_id: str, key: str, value: str, *, holding: str) -> Mapping[str, Any]:
+    """Return the newest record at or before a snapshot that has a value and holds what is wanted, or an empty one."""
+    for info in repo.ancestry(snapshot_id=snapshot_id):
+        entry = info.metadata.get(KEY)
+        if isinstance(entry, Mapping) and entry.get(key) == value and holding in entry:
+            return entry
+    return {}
+
+
+def _known(entry: object) -> set[str]:
+    """Return the hashes of what one commit holds itself; metadata are open to everybody, so others are passed over."""
     if not isinstance(entry, Mapping):
-        return {}
-    return {digest: str(entry[kind]) for kind, digest in _hashes(entry).items() if kind in entry}
-
-
-def _hashes(entry: Mapping[str, object]) -> dict[str, str]:
-    """Return the hash of each text; metadata are open to everybody, so what is not a hash is passed over."""
-    found = {kind: entry.get(f"{kind}_hash") for kind in ("source", "packages")}
-    return {kind: digest for kind, digest in found.items() if isinstance(digest, str)}
+        return set()
+    held = (entry.get("hash"), entry.get("source_hash") if "source" in entry else None)
+    return {digest for digest in held if isinstance(digest, str)}
 
 
 def _cut(text: str) -> str:
@@ -183,7 +194,9 @@ def _packages() -> str:
 
 def _author() -> str:
     """Name as git would write it into a commit, else the login name."""
-    identity = _git(_working_directory(), os.environ.get("GIT_AUTHOR_NAME"), "var", "GIT_AUTHOR_IDENT")
+    if name := os.environ.get("GIT_AUTHOR_NAME"):
+        return name
+    identity = _git(_working_directory(), None, "var", "GIT_AUTHOR_IDENT")
     if name := identity.partition(" <")[0]:
         return name
     try:

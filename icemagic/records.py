@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NONE_YET = "no version yet"
+_BRIEF = 0.1  # seconds; what is shorter is not worth a number
 SHORT = 8
 """Characters of a snapshot id that are shown, as icechunk's own graph does."""
+
+
+REPEATED = re.compile(r"(?P<hash>[0-9a-f]{16}) (?P<count>\d+) (?P<author>.*)", re.ASCII | re.DOTALL)
+"""What a commit records of a cell whose record an earlier one holds; :mod:`icemagic.provenance` says more."""
 
 
 def short(snapshot_id: str) -> str:
@@ -62,6 +68,8 @@ class Version(Shown):
     def author(self) -> str:
         """Who committed, or an empty text where nobody said so."""
         recorded = self.metadata.get("icemagic")
+        if isinstance(recorded, str) and (repeated := REPEATED.fullmatch(recorded)):
+            return repeated["author"]
         author = recorded.get("author") if isinstance(recorded, Mapping) else None
         return str(author or self.metadata.get("author") or "")
 
@@ -110,7 +118,8 @@ class Log(Shown):
         if not self.versions:
             return Report(f"{self.of} holds no version yet")
         shown = count(len(self), "version")
-        title = f"{self.of}: the newest {shown}" if self.truncated else f"{self.of}: {shown}, newest first"
+        newest = "the newest version" if len(self) == 1 else f"the newest {shown}"
+        title = f"{self.of}: {newest}" if self.truncated else f"{self.of}: {shown}, newest first"
         rows = [(short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message)) for v in self.versions]
         return Report(title, (_table(("version", "refs", "time", "author", "message"), rows),))
 
@@ -225,7 +234,7 @@ class Diff(Shown):
         words += [
             f"{count(number, 'group')} {status}"
             for status in ("added", "removed")
-            if (number := sum(found == status for found in self.groups.values()))
+            if (number := sum(found == status for found in self._named_groups().values()))
         ]
         if chunks := sum(array.changed_chunks for array in self.arrays):
             words.append(count(chunks, "chunk"))
@@ -234,6 +243,11 @@ class Diff(Shown):
         if self.attributes:
             words.append(count(len(self.attributes), "attribute"))
         return ", ".join(words)
+
+    def _named_groups(self) -> Mapping[str, str]:
+        """Return the groups worth naming: the root comes and goes with what is in it."""
+        only_root = not (self.arrays or self.attributes or self.groups.keys() - {"/"})
+        return {path: status for path, status in self.groups.items() if path != "/" or only_root}
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per array that differs: path, status, changed_chunks, total_chunks, bytes."""
@@ -256,7 +270,7 @@ class Diff(Shown):
         ]
         edits = [(change.path, change.words()) for change in self.attributes]
         return (
-            Table(("group", "status"), tuple(self.groups.items())),
+            Table(("group", "status"), tuple(self._named_groups().items())),
             _table(("array", "status", "chunks", "written", "what changed"), rows),
             Table(("attributes of", "what changed"), tuple(edits)),
         )
@@ -320,8 +334,9 @@ class Committed(Shown):
     """From the start of the transaction to the verified commit, in seconds."""
 
     def _report(self) -> Report:
-        title = f"{self.branch} {self.version.summary()}"
-        return Report(title, (Lines((f"{self.diff.summary()} · {self.seconds:.1f} s",)), *self.diff.parts()))
+        title = f"[{self.branch} {short(self.version.id)}] {first_line(self.version.message)}"  # as git says it
+        took = f"{self.seconds:.1f} s" if self.seconds >= _BRIEF else f"under {_BRIEF} s"
+        return Report(title, (Lines((f"{self.diff.summary()} · {took}",)), *self.diff.parts()))
 
 
 @dataclass(frozen=True, repr=False)

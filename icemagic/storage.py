@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import icechunk
 
@@ -151,6 +151,12 @@ def describe(repository: icechunk.Repository) -> str:
     if "bucket" in place:
         return f"{'gs' if kind == 'GCS' else 's3'}://{place['bucket']}/{place.get('prefix', '')}"
     return "memory:" if kind == "in-memory" else kind
+
+
+def short_url(url: str) -> str:
+    """Return a URL for display: a folder below the working directory as its relative path."""
+    here = Path.cwd().as_uri() + "/"
+    return unquote(url.removeprefix(here)) if url.startswith(here) else url
 
 
 def _text(storage: object) -> str:

@@ -28,7 +28,7 @@ from icemagic.locking import creating
 from icemagic.providers import network_settings
 from icemagic.records import Diff, Exhibit, Log, Note, Refs, Status, Tree, Version, short
 from icemagic.show import show
-from icemagic.storage import Location, describe, is_repository, locate, nearby
+from icemagic.storage import Location, describe, is_repository, locate, nearby, short_url
 from icemagic.transaction import Metadata, Transaction, writing_to
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class IcechunkStore(icechunk.IcechunkStore):
         if self._transaction is not None:
             uncommitted = diff.working(self.repo, self._transaction.session, name=short(self._head))
         behind = history.behind(self.repo, self._head, self._branch) if self._branch else 0
-        return Status(self.url, self._branch, self.version, behind, self.opened_read_only, uncommitted)
+        return Status(short_url(self.url), self._branch, self.version, behind, self.opened_read_only, uncommitted)
 
     def show(self, ref: str | Version = "HEAD") -> Exhibit:
         """Return one version in full: its message, what it changed and how it came about."""
@@ -479,7 +479,7 @@ class IcechunkStore(icechunk.IcechunkStore):
         at = history.title(self.repo, self._head)
         place = f"{self._branch} at {at}" if self._branch else f"at {at}"
         state = ", in a transaction" if self._transaction else ", read-only" if self.opened_read_only else ""
-        return f"{self.url} · {place}{state}"
+        return f"{short_url(self.url)} · {place}{state}"
 
     def _repr_html_(self) -> str:
         return self.status()._repr_html_()

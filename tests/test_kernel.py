@@ -50,7 +50,7 @@ def log(kernel: Kernel) -> list[str]:
 def test_a_commit_shows_the_last_expression_then_the_version(kernel: Kernel):
     outcome = kernel.ok('%%commit "it"', WRITE, "'last'")
     assert outcome.shown[0] == "'last'"
-    assert re.match(r"main \w{8} it\n", outcome.result)
+    assert re.match(r"\[main \w{8}\] it\n", outcome.result)
     assert kernel.ok("_").result == outcome.result
 
 

@@ -144,7 +144,7 @@ def test_commit_returns_what_it_made_and_what_changed(shell: Typed):
     done = shell.get('%%commit "it"', "zarr.create_array(store, name='a', data=np.arange(10.0));")
     assert done.version == store.version
     assert (done.branch, done.version.message) == ("main", "it")
-    assert re.search(r"1 array added.*written · \d+\.\d s", str(done))
+    assert re.search(r"1 array added.*written · (under 0\.1|\d+\.\d) s", str(done))
     assert shell.get("_") is done
 
 
@@ -673,8 +673,8 @@ def test_a_repeated_cell_stores_its_hash_only_and_show_still_finds_the_source(sh
     for number in (1, 2, 3):
         shell.get(f'%%commit "{number}"', cell)
     recorded = [version.metadata["icemagic"] for version in store.list_versions()]
-    assert [entry.get("source") for entry in recorded] == [cell, None, None]
-    assert len({entry["source_hash"] for entry in recorded}) == 1
+    assert recorded[0]["source"] == cell
+    assert [entry.split()[0] for entry in recorded[1:]] == [recorded[0]["hash"]] * 2
     assert cell in str(shell.get("%ice show main"))
 
 

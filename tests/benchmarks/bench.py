@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 
 from icemagic import IcechunkStore, preprocess_dataset
+from icemagic.provenance import Cell
 from icemagic.sample import gnss_day
 
 OBSERVATIONS = Path(__file__).parents[3] / "shared" / "data" / "rosalia_canopy_2025-001_00-06h.nc"
@@ -104,8 +105,10 @@ def one_chunk_commits(folder: Path) -> Iterator[Result]:
     with repo.transaction("main", message="start") as target:
         zarr.create_array(target, **start)
 
+    cell = Cell('zarr.open_array(store, path="x", mode="r+")[:100] = turn + 1', execution_count=7, notebook="a.ipynb")
+
     def ours(turn: int) -> None:
-        with store.transaction("again"):
+        with store.transaction("again", cell=cell):
             zarr.open_array(store, path="x", mode="r+")[:100] = turn + 1
 
     def other(turn: int) -> None:
