@@ -28,10 +28,6 @@ FEW = 5
 def stored_at(store: StoreLike | None, group: str | None) -> xr.Dataset | None:
     """Return what is stored in the group, lazily and without indexes, or None where no such group is."""
     if store is None:
-        from icemagic.transaction import active_store
-
-        store = active_store()
-    if store is None:
         return None
     try:
         zarr.open_group(store, path=group, mode="r", use_consolidated=False)

@@ -36,13 +36,17 @@ from icemagic.fit import (
     sid_labels,
     stored_at,
 )
-from icemagic.layout import chunks_for
+from icemagic.layout import chunks_for, kind_of
+from icemagic.transaction import active_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.storage import StoreLike
 
 DURATION_ENCODING = {"units": "nanoseconds", "dtype": "int64"}
+
+
+_DEFAULT_KIND = "rinex"
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +114,7 @@ class IceAccessor:
 
 def preprocess_dataset(
     ds: xr.Dataset,
-    kind: str = "rinex",
+    kind: str | None = None,
     *,
     sid: Iterable[str] | None = None,
     store: StoreLike | None = None,
@@ -129,8 +133,9 @@ def preprocess_dataset(
     ----------
     ds : xarray.Dataset
         Any variables; dimensions `epoch` (datetime64) and `sid` (strings) with labels. Other dimensions pass through.
-    kind : str
-        Kind of store (``"rinex"``, ``"vod"``); picks the chunk strategy of the configuration.
+    kind : str, optional
+        Kind of data, which picks the chunk strategy of the configuration; by default the ``<kind>`` of a store that
+        lies at ``stores/<site>/<kind>``, where there is a strategy of that name, else ``"rinex"``.
     sid : iterable of str, optional
         The signals that the store is to have, in their order.
     store : zarr store, optional
@@ -138,16 +143,21 @@ def preprocess_dataset(
     group : str, optional
         Group in that store; by default the root.
     config : Config, optional
-        Settings; by default those of `load_config`.
+        Settings; by default those of the store, else those of `load_config`.
 
     Raises
     ------
+    ConfigError
+        If there is no chunk strategy for the given `kind`.
     DatasetError
         If something in the dataset would be lost, or cannot be stored.
     """
     _check(ds)
     notes: list[str] = []
-    stored = stored_at(store, group)
+    target = store if store is not None else active_store()
+    config = config or getattr(target, "config", None) or load_config()
+    kind = kind or _kind(target, config)
+    stored = stored_at(target, group)
     out = _storable(ds, notes)
     out = _sorted_unique(out, notes)
     index = index_for(sid, stored, group)
@@ -157,9 +167,15 @@ def preprocess_dataset(
         check_fits(out, stored)
         note_append(out, stored, notes)
     sizes = {str(dim): size for dim, size in out.sizes.items()}
-    chunks = set_chunks(out, chunks_for(kind, sizes, config or load_config()), stored)
+    chunks = set_chunks(out, chunks_for(kind, sizes, config), stored)
     out.ice.remember(Prepared(kind, sizes["epoch"], sizes["sid"], chunks, tuple(notes)))
     return out
+
+
+def _kind(target: StoreLike | None, config: Config) -> str:
+    """Return the kind that the place of the store names, where the configuration knows it."""
+    named = kind_of(getattr(target, "url", ""))
+    return named if named is not None and named in config.chunk_strategies else _DEFAULT_KIND
 
 
 def _check(ds: object) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from icemagic import history
-from icemagic.errors import RefNameError, UnknownVersionError, did_you_mean
+from icemagic.errors import CommitLostError, RefNameError, UnknownVersionError, did_you_mean
 from icemagic.locking import locked
 from icemagic.records import Refs
 
@@ -76,6 +76,7 @@ def create_branch(repo: icechunk.Repository, name: str, snapshot_id: str) -> Non
     check_name(name, "branch")
     with locked(repo), _refusals(repo, "branch", name):
         repo.create_branch(name, snapshot_id)
+        _verify("branch", name, repo.lookup_branch(name), snapshot_id)
 
 
 def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
@@ -89,6 +90,13 @@ def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
     check_name(name, "tag")
     with locked(repo), _refusals(repo, "tag", name):
         repo.create_tag(name, snapshot_id)
+        _verify("tag", name, repo.lookup_tag(name), snapshot_id)
+
+
+def _verify(kind: str, name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        message = f"The {kind} {name!r} stands on another version: another program made one at the same moment."
+        raise CommitLostError(message, "Choose another name, and let only programs that use icemagic write there.")
 
 
 @contextmanager

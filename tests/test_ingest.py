@@ -546,3 +546,15 @@ def test_what_a_hint_says_works_as_it_stands(case: str, remedy: str) -> None:
         preprocess_dataset(bad())
     code = caught.value.hint[caught.value.hint.index(remedy) :].split(" keeps")[0].split(" the first")[0].rstrip(".")
     preprocess_dataset(eval(code, {"ds": bad(), "pd": pd}))  # noqa: S307  the hint is ours
+
+
+def test_the_place_of_the_store_picks_the_chunk_strategy(tmp_path):
+    config = Config(chunk_strategies={"rinex": {"epoch": 100, "sid": -1}, "vod": {"epoch": 7, "sid": 1}})
+    for kind, expected in (("vod", (7, 1)), ("rinex", (100, 2)), ("other", (100, 2))):
+        store = IcechunkStore.create(tmp_path / "stores" / "rosalia" / kind, config=config)
+        with store.transaction("first"):
+            made = preprocess_dataset(observations())
+            made.to_zarr(store)
+        assert made.ice.prepared.chunks["SNR"] == expected
+        assert zarr.open_array(store, path="SNR", mode="r").chunks == expected
+    assert preprocess_dataset(observations(), "rinex", store=store, config=config).ice.prepared.kind == "rinex"
