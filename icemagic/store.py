@@ -24,11 +24,10 @@ from icemagic.errors import (
     TransactionError,
     UnknownVersionError,
 )
-from icemagic.locking import creating
-from icemagic.providers import network_settings
+from icemagic.opening import create_repository, open_repository
 from icemagic.records import Diff, Exhibit, Log, Note, Refs, Status, Tree, Version, short
 from icemagic.show import show
-from icemagic.storage import Location, describe, is_repository, locate, nearby, short_url
+from icemagic.storage import describe, locate, short_url
 from icemagic.transaction import Metadata, Transaction, writing_to
 
 if TYPE_CHECKING:
@@ -119,10 +118,7 @@ class IcechunkStore(icechunk.IcechunkStore):
         else:
             location = locate(storage, storage_config)
             url, secrets, read_only = location.url, location.secrets, read_only or location.read_only
-            try:
-                repo = icechunk.Repository.open(location.storage, config=_settings(location, config))
-            except icechunk.RepositoryNotFoundError:
-                raise _not_found(location) from None
+            repo = open_repository(location, config)
         at = refs.tip(repo, branch)
         if version is not None:
             at = history.resolve(repo, version, head=at, branch=branch)
@@ -146,15 +142,7 @@ class IcechunkStore(icechunk.IcechunkStore):
         """
         config = config or load_config()
         location = locate(storage, storage_config)
-        if location.read_only:
-            text = f"{location.url} can only be read, so nothing can be created there."
-            raise NotWritableError(text, "Use a local path, s3://, gs://, az://, r2:// or tigris://.")
-        try:
-            repo = _created(location, config)
-        except (icechunk.AlreadyExistsError, icechunk.ConflictError, icechunk.InvalidInputError) as error:
-            if getattr(error, "kind", "") not in _TAKEN:
-                raise
-            raise _taken(location) from None
+        repo = create_repository(location, config)
         at = refs.tip(repo, "main")
         url, secrets = location.url, location.secrets
         return cls(repo, at, branch="main", url=url, config=config, read_only=False, secrets=secrets)
@@ -491,38 +479,3 @@ def _reopened(cls: type[IcechunkStore], repo: icechunk.Repository, at: str, stat
 
 def _words(ref: str | Version) -> str:
     return short(ref.id) if isinstance(ref, Version) else ref
-
-
-def _settings(location: Location, config: Config) -> icechunk.RepositoryConfig:
-    settings = config.repository_config()
-    settings.storage = network_settings(location.scheme)
-    return settings
-
-
-def _created(location: Location, config: Config) -> icechunk.Repository:
-    settings = _settings(location, config)
-    if location.path is None:
-        return icechunk.Repository.create(location.storage, config=settings)
-    with creating(location.path) as empty:
-        if not empty:
-            raise _taken(location)
-        # The lock lies in the folder already, so icechunk's own check would not find it empty.
-        return icechunk.Repository.create(location.storage, config=settings, check_clean_root=False)
-
-
-_TAKEN = ("parent-directory-not-clean", "repository-already-exists", "repo-info-updated")
-
-
-def _taken(location: Location) -> StoreExistsError:
-    if location.path is not None and not is_repository(location.path):
-        text = f"There are other files at {location.url}, so no repository can be made there."
-        return StoreExistsError(text, "Choose an empty folder, or a name that is not there yet.")
-    text = f"There is a repository, or other files, at {location.url} already."
-    return StoreExistsError(text, "Open it with IcechunkStore.open, or choose an empty place.")
-
-
-def _not_found(location: Location) -> StoreNotFoundError:
-    near = nearby(location)
-    create = "To make one: %icechunk open URL --create or IcechunkStore.create(URL)."
-    hint = f"Near it: {', '.join(near)}." if near else create
-    return StoreNotFoundError(f"There is no icechunk repository at {location.url}.", hint)

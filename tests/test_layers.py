@@ -21,7 +21,7 @@ FLOORS = {
     "place": {"store"},
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance", "maintenance",
-        "refs", "tree", "show", "sample",
+        "refs", "tree", "show", "sample", "opening",
     },
     "ground": {"providers", "storage", "config", "layout", "locking"},
     "cellar": {"records", "display", "errors", "redaction"},
