@@ -66,6 +66,6 @@ def test_a_missing_file_is_named_and_nothing_is_run(tmp_path):
 
 def test_make_hands_quoted_names_on_whole():
     data = "'my file.nc' \"other's.nc\""
-    command = ["make", "--dry-run", "--assume-old=.venv/.ready", "demo", f"DATA={data}"]
+    command = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.ready", "demo", f"DATA={data}"]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert shlex.split(shown)[-2:] == ["my file.nc", "other's.nc"]

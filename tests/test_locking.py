@@ -60,6 +60,7 @@ READER = """
     from icemagic import IcechunkStore
     from icemagic.errors import TransactionError
 
+    os.chdir(sys.argv[1])  # somebody else may not look into the folder of the tests
     if os.geteuid() == 0:
         os.seteuid(65534)
     store = IcechunkStore.open(sys.argv[1])
