@@ -103,6 +103,16 @@ _SHORTEST = 6  # a shorter value ("1", "true", "main") would blank out harmless 
 _EMPTY = ('""', "''")
 
 
+def hide(text: str, values: Iterable[str]) -> str:
+    """Return `text` with the given values replaced, also where they are quoted as in URLs or in Python."""
+    held = {value for value in values if value}
+    held |= {form for value in held for form in (quote(value), quote(value, safe=""), repr(value)[1:-1])}
+    if not held:
+        return text
+    # In one pass, so that no value is looked for in what replaced another; the longest goes first.
+    return re.sub("|".join(map(re.escape, sorted(held, key=len, reverse=True))), REDACTED, text)
+
+
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return `text` with secrets replaced.
 
@@ -110,12 +120,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     quoted values of names that look secret, connection strings, passwords and signatures in URLs, and the tokens of
     well-known services.
     """
-    held = {value for value in secrets if value}
-    held |= {value for name, value in os.environ.items() if _ENV_NAME.search(name) and len(value) >= _SHORTEST}
-    held |= {form for value in held for form in (quote(value), quote(value, safe=""), repr(value)[1:-1])}
-    if held:
-        # In one pass, so that no value is looked for in what replaced another; the longest goes first.
-        text = re.sub("|".join(map(re.escape, sorted(held, key=len, reverse=True))), REDACTED, text)
+    named = {value for name, value in os.environ.items() if _ENV_NAME.search(name) and len(value) >= _SHORTEST}
+    text = hide(text, named.union(secrets))
     text = _TO_MARK.sub(rf"{_MARK}\g<0>", text.replace(_MARK, ""))
     for pattern in _NAMED:
         text = pattern.sub(_blank, text)

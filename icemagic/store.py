@@ -366,7 +366,8 @@ class IcechunkStore(icechunk.IcechunkStore):
                 raise TransactionError(
                     text, 'Go to one: store.switch("main"), or first start one: store.branch("NAME").'
                 )
-            txn, before = Transaction(self.repo, self._branch, message=message, metadata=metadata), self._store
+            before = self._store
+            txn = Transaction(self.repo, self._branch, message=message, metadata=metadata, secrets=self._secrets)
             self._transaction, self._store, self.bytes_written = txn, txn.session.store._store, 0
             return txn, before
 

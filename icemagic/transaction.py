@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from icemagic import history
 from icemagic.errors import CommitLostError, ConflictError, NothingToCommitError, TransactionError, UnknownVersionError
 from icemagic.locking import locked
 from icemagic.records import Version, short
+from icemagic.redaction import hide
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +38,8 @@ class Transaction:
         With a message, leaving the context without an exception commits.
     metadata : callable, optional
         Makes the commit metadata, given the id of the snapshot that the transaction stands on.
+    secrets : iterable of str, optional
+        Values that are taken out of the message.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class Transaction:
         *,
         message: str | None = None,
         metadata: Metadata = lambda _: {},
+        secrets: Iterable[str] = (),
     ) -> None:
         self.repo = repo
         self.branch = branch
@@ -58,6 +62,7 @@ class Transaction:
         """The version that was committed, None until then."""
         self._message = message
         self._metadata = metadata
+        self._secrets = tuple(secrets)
         try:
             self.session = repo.writable_session(branch)
         except icechunk.RefNotFoundError:
@@ -99,7 +104,7 @@ class Transaction:
         everything = {**self._metadata(self.base), **(metadata or {})}
         with locked(self.repo):
             try:
-                self.session.commit(message, everything, rebase_with=icechunk.ConflictDetector())
+                self.session.commit(hide(message, self._secrets), everything, rebase_with=icechunk.ConflictDetector())
             except icechunk.RebaseFailedError as error:
                 raise _conflict(self.branch, error) from None
             except icechunk.RefNotFoundError:

@@ -180,7 +180,9 @@ def test_no_secret_is_shown_or_recorded(s3_server, azure_server, caplog):
         secret = server.storage_config[key]
         url = server.new_url()
         store = IcechunkStore.create(url, storage_config=server.storage_config)
-        with store.transaction("with a cell", cell=Cell(f'connect("{secret}")\nkey = "{secret}"')):
+        with store.transaction(
+            f"with the key {secret} in the message", cell=Cell(f'connect("{secret}")\nkey = "{secret}"')
+        ):
             zarr.create_group(store)
         wrong = dict(server.storage_config) | {key: "d3Jvbmc=" + secret[:4]}
         with pytest.raises(icechunk.IcechunkError) as refused:
@@ -192,6 +194,7 @@ def test_no_secret_is_shown_or_recorded(s3_server, azure_server, caplog):
         print(store.repo.inspect_repo_info(), caplog.text, file=shown)
         assert secret not in shown.getvalue()
         assert "[redacted]" in store.show().origin.source
+        assert store.version.message == "with the key [redacted] in the message"
 
 
 @pytest.mark.servers
