@@ -82,18 +82,20 @@ def writing_six_hours(folder: Path) -> Iterator[Result]:
     ds = observations()
     encoding = with_codecs(ds)
 
+    rounds = 25
+    stores = [IcechunkStore.create(folder / f"ours-{turn}") for turn in range(rounds)]
+    repos = [plain(folder / f"plain-{turn}") for turn in range(rounds)]
+
     def ours(turn: int) -> None:
-        store = IcechunkStore.create(folder / f"ours-{turn}")
-        with store.transaction("six hours"):
-            ds.to_zarr(store)
+        with stores[turn].transaction("six hours"):
+            ds.to_zarr(stores[turn])
 
     def other(turn: int) -> None:
-        repo = plain(folder / f"plain-{turn}")
-        session = repo.writable_session("main")
+        session = repos[turn].writable_session("main")
         ds.to_zarr(session.store, encoding=encoding, consolidated=False)
         session.commit("six hours")
 
-    yield Result("transaction with six hours / to_zarr on plain icechunk", *by_turns(ours, other, 15), "ms", 1.03)
+    yield Result("transaction with six hours / to_zarr on plain icechunk", *by_turns(ours, other, rounds), "ms", 1.03)
 
 
 def one_chunk_commits(folder: Path) -> Iterator[Result]:
