@@ -119,7 +119,7 @@ def collect(
     known = recorded.upto(repo, tip)
     keeps_source = cell is not None and mode == "source" and facts["source_hash"] not in known
     if digest in known and not keeps_source:
-        return {KEY: f"{digest} {count or 0} {entry['author']}"}
+        return {KEY: f"{digest} {count or 0} {facts['author']}"}
     entry |= {"hash": digest, "count": count or 0}
     if keeps_source:
         entry["source"] = _cut(source)

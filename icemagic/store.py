@@ -266,11 +266,12 @@ class IcechunkStore(icechunk.IcechunkStore):
         return diff.between(self.repo, left, self.resolve(b), names=(_words(a), _words(b)))
 
     def _diff_of(self, snapshot_id: str) -> Diff:
-        exhibit = show(self.repo, snapshot_id)
-        if exhibit.diff is None:
-            text = f"The version before {exhibit.version.summary()} expired."
+        version = history.version(self.repo, snapshot_id)
+        changed = diff.of_version(self.repo, version) if version else None
+        if changed is None:
+            text = f"The version before {history.title(self.repo, snapshot_id)} expired."
             raise UnknownVersionError(text, "Name two versions to compare: A..B.")
-        return exhibit.diff
+        return changed
 
     def tree(self) -> Tree:
         """Return the groups and arrays of the version, and what lies in storage under the repository."""

@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icemagic import provenance
+from icemagic import history, provenance
 from icemagic.provenance import KEY, SOURCE_LIMIT, Cell, Recorded, collect, origin
 from icemagic.redaction import REDACTED, redact
 
@@ -177,6 +177,20 @@ def test_a_repeated_cell_stores_its_hash_only_and_is_read_back_from_the_first(re
     assert entry(repo, other)["source"] == "y = 2"
     assert entry(repo, again).split()[0] == entry(repo, first)["hash"]
     assert origin(repo, again).source == "x = 1"
+
+
+def test_a_repeated_cell_of_nobody_in_particular_is_recorded_too(repo, monkeypatch):
+    # A container may run as a number without a name; to become one here would take root and a machine without git.
+    monkeypatch.setattr("icemagic.provenance._author", lambda: "")
+    for _ in range(2):
+        session = repo.writable_session("main")
+        facts = collect(
+            repo, session.snapshot_id, cell=Cell("x = 1"), author=None, mode="source", secrets=(), recorded=Recorded()
+        )
+        made = session.commit("c", facts, allow_empty=True)
+    assert isinstance(entry(repo, made), str)
+    assert origin(repo, made).source == "x = 1"
+    assert history.version(repo, made).author == ""
 
 
 def test_the_entry_of_a_repeated_cell_is_small(repo):
