@@ -87,6 +87,31 @@ _SETTINGS = _given(
 _REF = _given("ref", "version; default: where the store stands", "ref", nargs="?", default="HEAD")
 _URL = _given("url", "path or URL: stores/site/kind, s3://…, gs://…, az://…, http(s)://…, memory:NAME", "path")
 
+_MESSAGE = _given("message", "what the commit is about, in quotes")
+_NEEDED_REF = _given("ref", "version", "ref")
+_ARRAY = _given("array", "path of an array or group; default: everything", nargs="?")
+_STASH = ("push", "list", "pop")
+_YES = _given("--yes", "do exactly what the plan shown last says", action="store_true")
+_MANY: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "ARRAY"}
+
+COMMIT_OPTIONS = (
+    _given("--dry-run", "show what would be committed and what each check says; commit nothing", action="store_true"),
+    _given("--only", "refuse when another array changes", **_MANY),
+    _given("--max-chunks", "refuse when more chunks change", type=int, metavar="N"),
+    _given("--no-delete", "refuse when an array or group is removed or cut", action="store_true"),
+    _given(
+        "--expect",
+        'refuse unless this is true of the dataset ds, such as "ds.SNR.max() < 60"; may be repeated',
+        action="append",
+        default=[],
+        metavar="EXPRESSION",
+    ),
+    _given("--prune", "leave out chunks that were written with the bytes they had", action="store_true"),
+    _given("--ours", "in a conflict, take these arrays as changed here", **_MANY),
+    _given("--theirs", "in a conflict, take these arrays as the other commit has them", **_MANY),
+)
+_RETRY = _given("--retry", "in a conflict, run the cell again on the newest version", action="store_true")
+
 DEFAULT_BRANCH = "main"
 
 VERBS: Mapping[str, Verb] = {
@@ -125,7 +150,7 @@ VERBS: Mapping[str, Verb] = {
             (_given("folder", "folder of <site>/<kind>; default: stores", "path", nargs="?", default="stores"),),
             on_store=False,
         ),
-        Verb("status", "where the store stands, what is not committed, what to do next"),
+        Verb("status", "where the store stands, what is not committed, whether it would conflict, what to do next"),
         Verb(
             "log",
             "the versions, newest first",
@@ -152,17 +177,109 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "tag",
             "name a version for good; without a name: list the tags",
-            (_given("name", "name of the tag", nargs="?"), _REF),
+            (
+                _given("name", "name of the tag", "ref", nargs="?"),
+                _REF,
+                _given("--delete", "delete the tag; its name cannot be given again", action="store_true"),
+            ),
         ),
         Verb(
             "branch",
             "start a branch at a version; without a name: list the branches",
-            (_given("name", "name of the branch", nargs="?"), _REF),
+            (
+                _given("name", "name of the branch", "branch", nargs="?"),
+                _REF,
+                _given("--delete", "delete the branch; undo brings it back", action="store_true"),
+            ),
         ),
         Verb("switch", "stand on the newest version of a branch", (_given("branch", "branch", "branch"),)),
         Verb("checkout", "stand on a version, read-only", (_given("ref", "version", "ref"),)),
         Verb("refresh", "move to the newest version of the branch"),
+        Verb("begin", "open a transaction that lasts over several cells; a cell that fails leaves nothing in it"),
+        Verb("commit", "commit what was changed since begin", (_MESSAGE, *COMMIT_OPTIONS)),
         Verb("discard", "throw away what the open transaction changed so far"),
+        Verb(
+            "stash",
+            "put uncommitted work away; list: what was put away; pop: take it out again",
+            (
+                _given(
+                    "what",
+                    "push (the default), list or pop",
+                    nargs="?",
+                    choices=("push", "list", "pop"),
+                    default="push",
+                ),
+                _given("which", "for pop: number or id of the stash; default: 0, the newest", nargs="?", default="0"),
+                Argument(
+                    ("-m", "--message"), "what the work is about", "nothing", (("metavar", "TEXT"), ("default", ""))
+                ),
+            ),
+        ),
+        Verb(
+            "rescue",
+            "list the versions that no branch or tag holds; with a name: make one of them a branch",
+            (_given("ref", "version", nargs="?"), _given("name", "name of the new branch", nargs="?")),
+        ),
+        Verb("undo", "take back the last commit, amend or reset of the branch, or deletion of a branch"),
+        Verb("redo", "do again what undo took back"),
+        Verb("revert", "commit the opposite of one version", (_REF,)),
+        Verb(
+            "restore",
+            "commit a state in which everything, an array or a region is as it was in a version",
+            (
+                _NEEDED_REF,
+                _ARRAY,
+                _given(
+                    "--sel",
+                    "region in coordinates, such as epoch=2025-01-01T10:00/2025-01-01T11:00; may be repeated",
+                    action="append",
+                    default=[],
+                    metavar="DIM=LABEL[/LABEL]",
+                ),
+            ),
+        ),
+        Verb("reset", "move the branch to another version; undo takes it back", (_NEEDED_REF,)),
+        Verb("amend", "give your own last commit a better message", (_given("message", "the message, in quotes"),)),
+        Verb(
+            "guard",
+            "the guards that the store carries for all its users; with options: change them",
+            (
+                _given("array", "path of an array of which something is demanded", nargs="?"),
+                _given(
+                    "--protect", "refuse commits to, resets and deletion of this branch", "branch", metavar="BRANCH"
+                ),
+                _given("--unprotect", "take that back", "branch", metavar="BRANCH"),
+                _given("--dtype", "data type that the array must have", metavar="DTYPE"),
+                _given("--units", "its attribute units", metavar="UNITS"),
+                _given("--range", "its smallest and largest valid value", metavar="LOW/HIGH"),
+                _given("--increasing", "each value must be larger than the one before", action="store_true"),
+                _given("--unique", "no value may occur twice", action="store_true"),
+                _given("--forget", "demand nothing of the array any more", action="store_true"),
+            ),
+        ),
+        Verb("du", "bytes by kind, by array, and what each version added and holds alone"),
+        Verb(
+            "expire",
+            "plan to forget old versions; --yes does what the plan says",
+            (
+                _given("--before", "forget versions older than this date", metavar="DATE"),
+                _given("--keep", "keep at least this many versions of every branch", type=_at_least_one, metavar="N"),
+                _given("--branch", "branches that may go, too", nargs="+", default=[], metavar="NAME"),
+                _given("--tag", "tags that may go, too", nargs="+", default=[], metavar="NAME"),
+                _YES,
+            ),
+        ),
+        Verb(
+            "gc",
+            "plan to delete data that no version needs; --yes does what the plan says",
+            (
+                _given("--before", "delete only what is older; default: one day", metavar="DATE"),
+                _given("--recent", "allow a date younger than one day", action="store_true"),
+                _YES,
+            ),
+        ),
+        Verb("doctor", "what could be mended, and how"),
+        Verb("upgrade", "plan to bring a repository of format 1 to format 2; --yes does it", (_YES,)),
         Verb("config", "each setting, its value and where it came from"),
         Verb(
             "help",
@@ -173,6 +290,12 @@ VERBS: Mapping[str, Verb] = {
     )
 }
 
+CELL = Verb(
+    "%%commit",
+    "the cell is one transaction: it commits as a whole or not at all",
+    (_MESSAGE, *COMMIT_OPTIONS, _RETRY),
+)
+"""The cell magic, which takes what ``%ice commit`` takes, and ``--retry``."""
 
 _OPTIONS = 2
 
@@ -185,17 +308,22 @@ class _Parser(argparse.ArgumentParser):
 def parser(verb: Verb) -> argparse.ArgumentParser:
     """Return the parser of everything after ``%ice VERB``."""
     # Without help of its own: argparse's would end the kernel with sys.exit.
-    one = _Parser(prog=f"%ice {verb.name}", add_help=False, allow_abbrev=False)
+    one = _Parser(prog=typed_name(verb), add_help=False, allow_abbrev=False)
     for argument in verb.everything:
         one.add_argument(*argument.names, help=argument.help, **dict(argument.settings))
     return one
+
+
+def typed_name(verb: Verb) -> str:
+    """Return how a verb begins."""
+    return verb.name if verb is CELL else f"%ice {verb.name}"
 
 
 def usage(verb: Verb) -> str:
     """Return how a verb is typed, in one line; of many options only the first two."""
     options = [argument.typed() for argument in verb.arguments if argument.is_option]
     values = [argument.typed() for argument in verb.arguments if not argument.is_option]
-    return " ".join([f"%ice {verb.name}", *values, *options[:_OPTIONS], *(["…"] if len(options) > _OPTIONS else [])])
+    return " ".join([typed_name(verb), *values, *options[:_OPTIONS], *(["…"] if len(options) > _OPTIONS else [])])
 
 
 @dataclass(frozen=True, repr=False)
@@ -207,7 +335,7 @@ class Help(Shown):
     def _report(self) -> Report:
         if self.verb is None:
             rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-            rows.append(('%%commit "message"', "the cell is one transaction"))
+            rows.append((usage(CELL), CELL.help))
             return Report("icemagic: version control for arrays", (Table(("type", "to"), tuple(rows)),))
         rows = [(", ".join(argument.names), argument.help) for argument in self.verb.everything]
         return Report(usage(self.verb), (Lines((self.verb.help,)), Table(("argument", "meaning"), tuple(rows))))
@@ -216,5 +344,5 @@ class Help(Shown):
 def readme_table() -> str:
     """Return the table of verbs as Markdown, for the README."""
     rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-    rows.append(('%%commit "message"', "the cell is one transaction: it commits as a whole or not at all"))
+    rows.append((usage(CELL), CELL.help))
     return "\n".join(["| type | to |", "|---|---|", *(f"| `{typed}` | {help_} |" for typed, help_ in rows)])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
@@ -52,24 +53,81 @@ def between(repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str]
     """
     paths = touched(repo, a, b) if a != b else set()
     sides = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in (a, b))
-    return _compare(*(sync(_read(store, paths)) for store in sides), names=names)
+    return _compare(*(sync(read_nodes(store, paths)) for store in sides), names=names)
 
 
 def of_version(repo: icechunk.Repository, version: Version) -> Diff | None:
     """Compare a version with the one before it; None where that one expired."""
-    # Where versions before it expired, icechunk keeps one log of all that they and this one changed.
-    if version.parent is None or "synthetic_composite" in repo.inspect_transaction_log(version.id):
+    if version.parent is None or follows_expired(repo, version):
         return None
     names = (history.title(repo, version.parent), version.summary())
     return between(repo, version.parent, version.id, names=names)
 
 
+COMPARED = 64_000_000
+"""Most bytes of chunks that are read to tell those apart that were written with the bytes they had."""
+
+
+def follows_expired(repo: icechunk.Repository, version: Version) -> bool:
+    """Whether versions before this one expired; icechunk then keeps one log of all that they and this one changed."""
+    return "synthetic_composite" in repo.inspect_transaction_log(version.id)
+
+
 def working(repo: icechunk.Repository, session: icechunk.Session, *, name: str) -> Diff:
     """Compare the uncommitted changes of a session with the snapshot `name` that it stands on."""
-    paths = _paths(session.status())
-    before = sync(_read(repo.readonly_session(snapshot_id=session.snapshot_id).store, paths))
-    after = sync(_read(session.store, paths))
-    return _compare(before, after, names=(name, "uncommitted changes"))
+    paths = paths_of(session.status())
+    before = sync(read_nodes(repo.readonly_session(snapshot_id=session.snapshot_id).store, paths))
+    after = sync(read_nodes(session.store, paths))
+    same = rewritten(repo, session, most=COMPARED)
+    return _compare(before, after, names=(name, "uncommitted changes"), same=same)
+
+
+def rewritten(
+    repo: icechunk.Repository, session: icechunk.Session, *, most: float = inf
+) -> dict[str, set[tuple[int, ...]]]:
+    """Return the chunks of each array that a session wrote with the bytes that they had before.
+
+    Only chunks of the same stored length are read, which compressed ones hardly ever have by chance, and of each array
+    at most `most` bytes.
+    """
+    paths = session.status().updated_chunks
+    before, after = repo.readonly_session(snapshot_id=session.snapshot_id).store, session.store
+    old, new = (sync(read_nodes(store, paths)) for store in (before, after))
+    both = old.keys() & new.keys()
+    found = {path: sync(_rewritten(path, (before, after), (old[path], new[path]), most)) for path in sorted(both)}
+    return {path: chunks for path, chunks in found.items() if chunks}
+
+
+async def _rewritten(
+    path: str,
+    stores: tuple[icechunk.IcechunkStore, icechunk.IcechunkStore],
+    nodes: tuple[Node, Node],
+    most: float,
+) -> set[tuple[int, ...]]:
+    """Return the chunks whose reference differs and whose bytes do not."""
+    old, new = nodes
+    if not old.is_array or not new.is_array or old.metadata["codecs"] != new.metadata["codecs"]:
+        return set()
+    alike = [at for at, chunk in new.chunks.items() if at in old.chunks and _same_length(old.chunks[at], chunk)]
+    found: set[tuple[int, ...]] = set()
+    for at in sorted(alike):
+        most -= new.chunks[at][1]
+        if most < 0:
+            break
+        key = chunk_key(path, at)
+        one, other = [await store.get(key, default_buffer_prototype()) for store in stores]
+        if one is not None and other is not None and one.to_bytes() == other.to_bytes():
+            found.add(at)
+    return found
+
+
+def _same_length(one: tuple[object, int], other: tuple[object, int]) -> bool:
+    return one != other and one[1] == other[1]
+
+
+def chunk_key(path: str, at: Iterable[int]) -> str:
+    """Return the key of a chunk; icechunk knows Zarr's default form alone."""
+    return "/".join([path.strip("/"), "c", *map(str, at)]).lstrip("/")
 
 
 def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:
@@ -77,7 +135,7 @@ def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:
     line = {info.id for info in repo.ancestry(snapshot_id=a)}
     base = next(info.id for info in repo.ancestry(snapshot_id=b) if info.id in line)
     sides = (side for side in (a, b) if side != base)
-    return {path for side in sides for path in _paths(repo.diff(from_snapshot_id=base, to_snapshot_id=side))}
+    return {path for side in sides for path in paths_of(repo.diff(from_snapshot_id=base, to_snapshot_id=side))}
 
 
 def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
@@ -110,7 +168,8 @@ async def read_metadata(store: icechunk.IcechunkStore, path: str) -> Mapping[str
     return None if document is None else dict(json.loads(document.to_bytes()))
 
 
-async def _read(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:
+async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:
+    """Return those of the nodes that are there, with their metadata and chunk tables."""
     nodes = {}
     for path in sorted(paths):
         metadata = await read_metadata(store, path)
@@ -120,7 +179,8 @@ async def _read(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str
     return nodes
 
 
-def _paths(diff: icechunk.Diff) -> set[str]:
+def paths_of(diff: icechunk.Diff) -> set[str]:
+    """Return the paths of all nodes that icechunk says were touched, with a leading slash."""
     moved = {path for pair in diff.moved_nodes for path in pair}
     return moved.union(
         diff.new_groups,
@@ -133,7 +193,14 @@ def _paths(diff: icechunk.Diff) -> set[str]:
     )
 
 
-def _compare(before: dict[str, Node], after: dict[str, Node], *, names: tuple[str, str]) -> Diff:
+def _compare(
+    before: dict[str, Node],
+    after: dict[str, Node],
+    *,
+    names: tuple[str, str],
+    same: Mapping[str, set[tuple[int, ...]]] = MappingProxyType({}),
+) -> Diff:
+    """Compare nodes; `same` are the chunks of each array that are known to hold the same bytes."""
     arrays, groups, attributes = [], {}, []
     for path in sorted(before.keys() | after.keys()):
         a, b = before.get(path), after.get(path)
@@ -149,7 +216,7 @@ def _compare(before: dict[str, Node], after: dict[str, Node], *, names: tuple[st
                 groups[name] = status
         if a is not None and b is not None and both:
             attributes += _changes(name, a.metadata.get("attributes", {}), b.metadata.get("attributes", {}))
-            if a.is_array and (array := _two_sided(name, a, b)):
+            if a.is_array and (array := _two_sided(name, a, b, same.get(path, set()))):
                 arrays.append(array)
     return Diff(a=names[0], b=names[1], arrays=tuple(arrays), groups=groups, attributes=tuple(attributes))
 
@@ -159,17 +226,21 @@ def _one_sided(name: str, node: Node, status: str) -> ArrayDiff:
     return ArrayDiff(name, status, len(node.chunks), total_chunks(node.metadata, node.chunks), written)
 
 
-def _two_sided(name: str, a: Node, b: Node) -> ArrayDiff | None:
+def _two_sided(name: str, a: Node, b: Node, same: set[tuple[int, ...]]) -> ArrayDiff | None:
     if chunk_shape(a.metadata) == chunk_shape(b.metadata):
         changed = {at for at in a.chunks.keys() | b.chunks.keys() if a.chunks.get(at) != b.chunks.get(at)}
     else:
         changed = set(b.chunks)  # on another grid no chunk is comparable: all of them were written
+    changed -= same
     written = sum(b.chunks[at][1] for at in changed if at in b.chunks)
     changes = _changes(name, *(_properties(node.metadata) for node in (a, b)))
-    if not changed and not changes:
+    if not (changed or changes or same):
         return None
-    status = "resized" if a.metadata["shape"] != b.metadata["shape"] else "changed"
-    return ArrayDiff(name, status, len(changed), total_chunks(b.metadata, b.chunks), written, tuple(changes))
+    status = "changed" if changed or changes else "rewritten"
+    if a.metadata["shape"] != b.metadata["shape"]:
+        status = "resized"
+    total = total_chunks(b.metadata, b.chunks)
+    return ArrayDiff(name, status, len(changed), total, written, tuple(changes), len(same))
 
 
 def _properties(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def size(n_bytes: int) -> str:
 
 def count(number: int, noun: str) -> str:
     """Say a number of things: ``1 array``, ``2 arrays``, ``3 branches``."""
-    ending = "" if number == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
     return f"{number:,} {noun}{ending}"
 
 

@@ -13,8 +13,10 @@ Every class is also the builtin that a reader would catch::
     ├── RefNameError           ValueError          a branch or tag cannot be given that name
     ├── TransactionError       RuntimeError        nested, unfinished or empty transactions
     │   ├── NothingToCommitError                   the transaction changed nothing
+    │   ├── GuardError                             a check refused the commit
     │   └── ConflictError                          someone else changed the same data meanwhile
     ├── CommitLostError        RuntimeError        the branch does not hold a commit that was reported
+    ├── SelectionError         ValueError          a region given in coordinates is not there
     ├── DatasetError           ValueError          a dataset cannot be made ready for a store
     └── MissingExtraError      ImportError         an optional package is needed
 
@@ -87,12 +89,20 @@ class NothingToCommitError(TransactionError):
     """The transaction changed nothing."""
 
 
+class GuardError(TransactionError):
+    """A check refused what was to be committed."""
+
+
 class ConflictError(TransactionError):
     """Someone else committed changes to the same data meanwhile."""
 
 
 class CommitLostError(IcemagicError, RuntimeError):
     """The branch does not hold a commit that icechunk reported as done."""
+
+
+class SelectionError(IcemagicError, ValueError):
+    """A region given in coordinates is not there or cannot be read."""
 
 
 class DatasetError(IcemagicError, ValueError):

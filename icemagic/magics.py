@@ -24,21 +24,28 @@ from IPython.utils.process import arg_split  # type: ignore[attr-defined]  # its
 from IPython.utils.text import DollarFormatter
 from traitlets import Float
 
-from icemagic import commands, history, layout, provenance
+from icemagic import commands, layout, provenance
+from icemagic.answers import ON_STORE
 from icemagic.cells import Body, HiddenFailureError, await_commit, compile_body
 from icemagic.commands import VERBS, CommandError, Help, Verb
 from icemagic.completion import Completer
 from icemagic.config import load_config
 from icemagic.display import Shown
-from icemagic.errors import IcemagicError, StoreNotFoundError, TransactionError, did_you_mean
+from icemagic.errors import ConflictError, IcemagicError, StoreNotFoundError, TransactionError, did_you_mean
+from icemagic.guards import Checks
 from icemagic.progress import progress
 from icemagic.provenance import Cell
-from icemagic.records import Committed, Note, OpenStores
+from icemagic.records import Committed, Note, OpenStores, Rehearsal
+from icemagic.savepoints import Savepoints
 from icemagic.store import IcechunkStore
+from icemagic.transaction import Terms, Transaction
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from icemagic.merge import Side
+
+_TRIES = 5
 DEFAULT_NAME = "store"
 """Variable to which a store is bound unless ``--as`` says otherwise."""
 
@@ -89,6 +96,7 @@ class IceMagic(Magics):
         self._shell = shell  # Magics.shell may be None
         self._name = DEFAULT_NAME
         self.completer = Completer(self.open_stores, lambda: self.open_stores().get(self._name))
+        self.savepoints = Savepoints(self.open_stores)
         self.transform = lambda lines: await_commit(shell, lines)
 
     # -- stores --------------------------------------------------------------------------------------------------------
@@ -135,21 +143,24 @@ class IceMagic(Magics):
     ice.__doc__ = icechunk.__doc__ = f"{Help()}"
 
     def _read_and_run(self, line: str) -> Shown | None:
-        typed = line.rstrip()
+        typed = line.strip()
+        name, _, rest = typed.removesuffix(";").partition(" ")
         with _in_one_line():
-            name, *words = _words(typed.removesuffix(";")) or ["help"]
-            verb = VERBS.get(name)
+            verb = VERBS.get(name or "help")
             if verb is None:
                 raise CommandError(f"There is no verb {name!r}.", f"{did_you_mean(name, VERBS)} %ice help lists them.")
-            answer = self._run(verb, commands.parser(verb).parse_args(words))
+            arguments = (
+                _read_commit(verb, rest) if verb.name == "commit" else commands.parser(verb).parse_args(_words(rest))
+            )
+            answer = self._run(verb, arguments)
         return None if typed.endswith(";") else answer
 
     def _run(self, verb: Verb, arguments: argparse.Namespace) -> Shown:
-        if not verb.on_store:
+        if not verb.on_store or verb.name == "commit":
             return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
         if verb.name == "config" and not self.open_stores():
             return load_config()
-        return _ON_STORE[verb.name](self._store(arguments.store), arguments)
+        return ON_STORE[verb.name](self._store(arguments.store), arguments)
 
     def _do_open(self, arguments: argparse.Namespace) -> Shown:
         self._check_name(arguments.name)
@@ -183,6 +194,18 @@ class IceMagic(Magics):
     def _do_stores(self, arguments: argparse.Namespace) -> Shown:
         found = layout.sites(arguments.folder) if Path(arguments.folder).is_dir() else None
         return OpenStores({name: store.status() for name, store in self.open_stores().items()}, self._name, found)
+
+    def _do_commit(self, arguments: argparse.Namespace) -> Shown:
+        store, terms = self._store(arguments.store), self._terms(arguments)
+        if arguments.dry_run:
+            if store.begun is None:
+                raise TransactionError(
+                    "No transaction was begun.", "%ice begin opens one that lasts over several cells."
+                )
+            return store.begun.rehearse(terms)
+        return store.commit(
+            arguments.message, terms=terms, cell=self.savepoints.cells(store.begun, self.running_cell())
+        )
 
     def _do_help(self, arguments: argparse.Namespace) -> Shown:
         if arguments.verb_asked is None:
@@ -223,19 +246,23 @@ class IceMagic(Magics):
 
     @no_var_expand
     @cell_magic
-    def commit(self, line: str, cell: str) -> Committed | Note | Coroutine[Any, Any, Committed | Note]:
+    def commit(self, line: str, cell: str) -> Shown | Coroutine[Any, Any, Shown]:
         """Run the cell as one transaction: it commits as a whole or not at all.
 
-        ``%%commit "message" [--store NAME]``. Top-level ``await`` works; ``%%commit`` must then be the outermost magic.
+        ``%%commit "message" [--store NAME]``; ``%ice help commit`` lists the options. Top-level ``await`` works;
+        ``%%commit`` must then be the outermost magic.
         """
         __tracebackhide__ = True
         with _in_one_line():
-            message, name = _read_commit_line(line)
-            store = self._store(name)
+            arguments = _read_commit(commands.CELL, line)
+            store = self._store(arguments.store)
             if store.in_transaction:
-                raise TransactionError("A %%commit cell cannot run inside another one.", "Commit the outer one first.")
+                raise TransactionError(
+                    "A %%commit cell cannot run inside another transaction.", "Commit that one first."
+                )
+            terms = self._terms(arguments)
         body = compile_body(self._shell, cell)
-        running = self._transaction(store, message, body, self._cell(cell.strip("\n")))
+        running = self._tries(store, arguments, terms, body, self._cell(cell.strip("\n")))
         if body.awaits:
             return running  # awaited by the rewritten cell
         try:
@@ -244,7 +271,22 @@ class IceMagic(Magics):
             return stop.value  # type: ignore[no-any-return]
         raise AssertionError("a body without await suspended itself")
 
-    async def _transaction(self, store: IcechunkStore, message: str, body: Body, cell: Cell) -> Committed | Note:
+    async def _tries(
+        self, store: IcechunkStore, arguments: argparse.Namespace, terms: Terms, body: Body, cell: Cell
+    ) -> Shown:
+        """Run the transaction, with ``--retry`` again on the newest version when others changed the same."""
+        __tracebackhide__ = True
+        for left in reversed(range(_TRIES if arguments.retry else 1)):
+            try:
+                return await self._transaction(store, arguments, terms, body, cell)
+            except IceError as error:
+                if not left or not isinstance(error.__cause__, ConflictError):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _transaction(
+        self, store: IcechunkStore, arguments: argparse.Namespace, terms: Terms, body: Body, cell: Cell
+    ) -> Shown:
         __tracebackhide__ = True
         started = time.perf_counter()
         with ExitStack() as stack:
@@ -254,21 +296,47 @@ class IceMagic(Magics):
                 with progress(lambda: store.bytes_written, after=self.progress_after):
                     value = await body.run(self._shell)
                     with _in_one_line():
-                        if txn.session.has_uncommitted_changes:
-                            txn.commit(message)
+                        changes = txn.changes()
+                        if arguments.dry_run and not changes.is_empty:
+                            return _rehearsed(txn, terms)
+                        if changes.is_empty:
+                            txn.discard()  # what was written is what was there
+                        else:
+                            txn.commit(arguments.message, terms=terms)
             except HiddenFailureError:
                 text = "Something in the cell showed an error and went on, so nothing was committed."
                 raise IceError(f"{text}\nMend it, or take it out of the cell, and run the cell again.") from None
             except BaseException as error:  # interrupts, too: whatever ended the cell, say what became of the commit
-                error.add_note(f"Committed as {txn.version.summary()}." if txn.version else "Nothing was committed.")
+                error.add_note(_fate(txn))
                 raise
         seconds = time.perf_counter() - started
         if value is not None and not _is_writer(value):
             display(value)
         if txn.version is None:
             return Note("Nothing was changed, so nothing was committed.")
-        with _in_one_line():
-            return Committed(txn.version, txn.branch, store.diff(txn.version), seconds)
+        return Committed(txn.version, txn.branch, changes, seconds)
+
+    def _terms(self, arguments: argparse.Namespace) -> Terms:
+        """Return the checks and choices that the options ask for."""
+        checks = Checks(
+            only=_paths(arguments.only),
+            max_chunks=arguments.max_chunks,
+            no_delete=arguments.no_delete,
+            expect={text: self._question(text) for text in arguments.expect},
+        )
+        sides: tuple[Side, Side] = ("ours", "theirs")
+        choices = {f"/{path}": side for side in sides for path in _paths(getattr(arguments, side))}
+        return Terms(checks, choices, prune=arguments.prune)
+
+    def _question(self, text: str) -> Callable[[object], object]:
+        """Return a function of the dataset that answers an expression in the notebook's own variables."""
+        try:
+            code = compile(text, "<--expect>", "eval")
+        except SyntaxError as error:
+            raise CommandError(
+                f"{text!r} cannot be read: {error.msg}.", 'For example: --expect "ds.SNR.max() < 60"'
+            ) from None
+        return lambda ds: eval(code, self._shell.user_global_ns, {**self._shell.user_ns, "ds": ds})  # noqa: S307  asked
 
     def _cell(self, source: str) -> Cell:
         outer = self._shell.displayhook.exec_result  # the shell's own count may stand on the next cell already
@@ -279,22 +347,6 @@ class IceMagic(Magics):
         """Return the cell that runs, for transactions that are opened with ``with store.transaction(...)``."""
         outer = self._shell.displayhook.exec_result
         return None if outer is None else self._cell(outer.info.raw_cell)
-
-
-_ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
-    "status": lambda store, _: store.status(),
-    "log": lambda store, given: store.log(limit=given.limit, ref=given.ref),
-    "show": lambda store, given: store.show(given.ref),
-    "diff": lambda store, given: store.diff(*_two_versions(given.a, given.b)),
-    "tree": lambda store, _: store.tree(),
-    "tag": lambda store, given: store.tag(given.name, given.ref) if given.name else store.tags(),
-    "branch": lambda store, given: store.branch(given.name, given.ref) if given.name else store.branches(),
-    "switch": lambda store, given: store.switch(given.branch),
-    "checkout": lambda store, given: store.checkout(given.ref),
-    "refresh": lambda store, _: store.refresh(),
-    "discard": lambda store, _: store.discard(),
-    "config": lambda store, _: store.config,
-}
 
 
 def _words(line: str) -> list[str]:
@@ -308,25 +360,40 @@ def _words(line: str) -> list[str]:
     return [word.replace("\0", " ") for word in words]
 
 
-def _two_versions(a: str, b: str | None) -> tuple[str, str | None]:
-    left, right = history.split_range(a)
-    if b is not None and right is not None:
-        raise CommandError(f"{a} names two versions already; {b!r} is one too many.", "Use A..B, or A B.")
-    return left, right if right is not None else b
+def _read(verb: Verb, line: str) -> argparse.Namespace:
+    return commands.parser(verb).parse_args(_words(line))
 
 
-def _read_commit_line(line: str) -> tuple[str, str | None]:
-    """Split the line of ``%%commit`` into the message, as typed, and the name of a store."""
+def _read_commit(verb: Verb, line: str) -> argparse.Namespace:
+    """Read the message, as typed, and the options after it."""
     found = _MESSAGE.fullmatch(line)
     if found is None or not found["message"].strip():
-        raise CommandError("A commit needs a message in quotes.", 'For example: %%commit "Add 2025-01-01"')
-    options = found["rest"].split()
-    match options:
-        case []:
-            return found["message"], None
-        case ["--store", name]:
-            return found["message"], name
-    raise CommandError(f"{' '.join(options)!r} cannot be read.", '%%commit "message" [--store NAME]')
+        raise CommandError(
+            "A commit needs a message in quotes.", f'For example: {commands.typed_name(verb)} "Add 2025-01-01"'
+        )
+    return commands.parser(verb).parse_args([*_words(found["rest"]), "--", found["message"]])
+
+
+def _paths(words: list[str]) -> tuple[str, ...]:
+    """Return the paths among words, which spaces or commas separate."""
+    return tuple(path.strip("/") for word in words for path in word.split(",") if path)
+
+
+def _rehearsed(txn: Transaction, terms: Terms) -> Rehearsal:
+    rehearsal = txn.rehearse(terms)
+    txn.discard()
+    return rehearsal
+
+
+def _fate(txn: Transaction) -> str:
+    """Say what became of a commit."""
+    if txn.version is not None:
+        return f"Committed as {txn.version.summary()}."
+    return (
+        "The commit is still under way; %ice log shows whether it landed."
+        if txn.finishing
+        else "Nothing was committed."
+    )
 
 
 def _is_writer(value: object) -> bool:
@@ -352,6 +419,8 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.input_transformers_post.append(magics.transform)
     shell.Completer.custom_matchers.append(magics.completer.matcher)
+    shell.events.register("pre_run_cell", magics.savepoints.before_cell)
+    shell.events.register("post_run_cell", magics.savepoints.after_cell)
     provenance.running_cell = magics.running_cell
     for value in (IcechunkStore, VersionPicker, preprocess_dataset):
         shell.user_ns.setdefault(value.__name__, value)
@@ -361,6 +430,8 @@ def unload(shell: InteractiveShell) -> None:
     """Undo `load`; open stores stay open."""
     magics = _loaded.pop(shell)
     provenance.running_cell = provenance.no_cell
+    shell.events.unregister("pre_run_cell", magics.savepoints.before_cell)
+    shell.events.unregister("post_run_cell", magics.savepoints.after_cell)
     shell.Completer.custom_matchers.remove(magics.completer.matcher)
     shell.input_transformers_post.remove(magics.transform)
     shell.configurables.remove(magics)  # type: ignore[arg-type]  # else %config keeps talking to an instance that nobody uses

@@ -58,21 +58,21 @@ running_cell: Callable[[], Cell | None] = no_cell
 
 @dataclass
 class Recorded:
-    """Remembers which sources the history up to `tip` holds, so that a commit looks only at what is new since."""
+    """Remembers where the history up to `tip` holds which record, so that a commit looks only at what is new since."""
 
     tip: str | None = None
-    hashes: frozenset[str] = field(default_factory=frozenset)
+    holders: Mapping[str, str] = field(default_factory=dict)
 
-    def upto(self, repo: icechunk.Repository, tip: str) -> frozenset[str]:
-        """Return the hashes whose source stands in a commit at or before `tip`."""
-        found: set[str] = set()
+    def upto(self, repo: icechunk.Repository, tip: str) -> Mapping[str, str]:
+        """Return the hashes of what commits at or before `tip` hold, and the newest snapshot that holds each."""
+        found: dict[str, str] = {}
         for info in repo.ancestry(snapshot_id=tip):
             if info.id == self.tip:
-                found |= self.hashes
+                found = {**self.holders, **found}
                 break
-            found |= _known(info.metadata.get(KEY))
-        self.tip, self.hashes = tip, frozenset(found)
-        return self.hashes
+            found = {**dict.fromkeys(_known(info.metadata.get(KEY)), info.id), **found}
+        self.tip, self.holders = tip, found
+        return found
 
 
 def collect(
@@ -105,7 +105,7 @@ def collect(
     """
     if mode == "off":
         return {}
-    facts: dict[str, Any] = {"author": author or _author(), "packages": _packages()}
+    facts: dict[str, Any] = {"author": author or own_name(), "packages": _packages()}
     if cell is not None:
         source = redact(cell.source.encode(errors="replace").decode(), secrets)
         facts |= {"notebook": cell.notebook, "source_hash": _hash(source)}
@@ -116,9 +116,9 @@ def collect(
     entry = {key: value for key, value in facts.items() if value}
     digest = _hash(json.dumps(entry, sort_keys=True))
     count = cell.execution_count if cell is not None else None
-    known = recorded.upto(repo, tip)
-    keeps_source = cell is not None and mode == "source" and facts["source_hash"] not in known
-    if digest in known and not keeps_source:
+    holders = recorded.upto(repo, tip)
+    keeps_source = cell is not None and mode == "source" and not _is_held(repo, holders, facts["source_hash"])
+    if not keeps_source and _is_held(repo, holders, digest):
         return {KEY: f"{digest} {count or 0} {facts['author']}"}
     entry |= {"hash": digest, "count": count or 0}
     if keeps_source:
@@ -172,6 +172,19 @@ def _known(entry: object) -> set[str]:
     return {digest for digest in held if isinstance(digest, str)}
 
 
+def _is_held(repo: icechunk.Repository, holders: Mapping[str, str], digest: str) -> bool:
+    """Whether the snapshot that holds a record is still there: it may have expired since it was seen."""
+    from icechunk import NotFoundError
+
+    if digest not in holders:
+        return False
+    try:
+        repo.lookup_snapshot(holders[digest])
+    except NotFoundError:
+        return False
+    return True
+
+
 def _cut(text: str) -> str:
     left = len(text) - SOURCE_LIMIT
     return f"{text[:SOURCE_LIMIT]}\n# … {left:,} more characters are not recorded" if left > 0 else text
@@ -192,8 +205,8 @@ def _packages() -> str:
     return ", ".join(found)
 
 
-def _author() -> str:
-    """Name as git would write it into a commit, else the login name."""
+def own_name() -> str:
+    """Return the name that git would write into a commit, else the login name."""
     if name := os.environ.get("GIT_AUTHOR_NAME"):
         return name
     identity = _git(_working_directory(), None, "var", "GIT_AUTHOR_IDENT")

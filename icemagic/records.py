@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _NONE_YET = "no version yet"
 _BRIEF = 0.1  # seconds; what is shorter is not worth a number
+CHECKS = "icemagic_checks"
+"""Key of commit metadata under which the checks that passed are recorded."""
 SHORT = 8
 """Characters of a snapshot id that are shown, as icechunk's own graph does."""
 
@@ -73,6 +75,11 @@ class Version(Shown):
         author = recorded.get("author") if isinstance(recorded, Mapping) else None
         return str(author or self.metadata.get("author") or "")
 
+    @property
+    def checks(self) -> str:
+        """Checks that the commit asked for and that passed, or an empty text."""
+        return str(self.metadata.get(CHECKS, ""))
+
     def __str__(self) -> str:
         return self.id
 
@@ -108,11 +115,11 @@ class Log(Shown):
         return self.versions[index]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row a version: id, refs, time (UTC), author, message."""
+        """Return one row a version: id, refs, time (UTC), author, message, checks."""
         import pandas as pd
 
-        rows = [(v.id, ", ".join(v.refs), v.time, v.author, v.message) for v in self.versions]
-        return pd.DataFrame(rows, columns=["id", "refs", "time", "author", "message"])
+        rows = [(v.id, ", ".join(v.refs), v.time, v.author, v.message, v.checks) for v in self.versions]
+        return pd.DataFrame(rows, columns=["id", "refs", "time", "author", "message", "checks"])
 
     def _report(self) -> Report:
         if not self.versions:
@@ -120,8 +127,11 @@ class Log(Shown):
         shown = count(len(self), "version")
         newest = "the newest version" if len(self) == 1 else f"the newest {shown}"
         title = f"{self.of}: {newest}" if self.truncated else f"{self.of}: {shown}, newest first"
-        rows = [(short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message)) for v in self.versions]
-        return Report(title, (_table(("version", "refs", "time", "author", "message"), rows),))
+        rows = [
+            (short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks)
+            for v in self.versions
+        ]
+        return Report(title, (_table(("version", "refs", "time", "author", "message", "checks passed"), rows),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,15 +196,17 @@ class ArrayDiff:
     path: str
     """Path of the array, without a leading slash."""
     status: str
-    """``added``, ``removed``, ``resized`` or ``changed``."""
+    """``added``, ``removed``, ``resized``, ``changed`` or ``rewritten`` (only with the bytes it had)."""
     changed_chunks: int
-    """Chunks whose stored reference differs: written anew, added or removed."""
+    """Chunks whose stored reference differs: written anew, added or removed; without the identical ones."""
     total_chunks: int
     """Chunks of the array's grid in the newer version (in the older one, for a removed array)."""
     bytes: int
     """Stored bytes of the chunks that only the second version holds."""
     changes: tuple[Change, ...] = ()
     """Shape, dtype, codecs and other properties of the array, before and after (attributes stand in ``Diff``)."""
+    identical_chunks: int = 0
+    """Chunks that were written with the bytes they had before; known of uncommitted changes only."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,7 +240,7 @@ class Diff(Shown):
             return "nothing differs"
         words = [
             count(sum(array.status == status for array in self.arrays), "array") + f" {status}"
-            for status in ("added", "removed", "resized", "changed")
+            for status in ("added", "removed", "resized", "changed", "rewritten")
             if any(array.status == status for array in self.arrays)
         ]
         words += [
@@ -240,6 +252,8 @@ class Diff(Shown):
             words.append(count(chunks, "chunk"))
         if self.bytes:
             words.append(f"{size(self.bytes)} written")
+        if identical := sum(array.identical_chunks for array in self.arrays):
+            words.append(f"{count(identical, 'chunk')} written with the bytes they had")
         if self.attributes:
             words.append(count(len(self.attributes), "attribute"))
         return ", ".join(words)
@@ -264,6 +278,7 @@ class Diff(Shown):
                 array.status,
                 f"{array.changed_chunks:,} of {array.total_chunks:,}",
                 size(array.bytes),
+                f"{array.identical_chunks:,}" if array.identical_chunks else "",
                 "; ".join(change.words() for change in array.changes),
             )
             for array in self.arrays
@@ -271,7 +286,7 @@ class Diff(Shown):
         edits = [(change.path, change.words()) for change in self.attributes]
         return (
             Table(("group", "status"), tuple(self._named_groups().items())),
-            _table(("array", "status", "chunks", "written", "what changed"), rows),
+            _table(("array", "status", "chunks", "written", "identical", "what changed"), rows),
             Table(("attributes of", "what changed"), tuple(edits)),
         )
 
@@ -339,6 +354,45 @@ class Committed(Shown):
         return Report(title, (Lines((f"{self.diff.summary()} · {took}",)), *self.diff.parts()))
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What one check said of the changes that are to be committed."""
+
+    check: str
+    """What must hold, as the first half of a sentence."""
+    passed: bool
+    said: str = ""
+    """What was found instead, where it did not pass."""
+
+
+@dataclass(frozen=True, repr=False)
+class Rehearsal(Shown):
+    """What a cell would have committed, and what each check said of it; nothing was committed."""
+
+    branch: str
+    diff: Diff
+    verdicts: tuple[Verdict, ...]
+    forecast: tuple[str, ...] = ()
+    """How it goes together with what others committed meanwhile."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def _report(self) -> Report:
+        outcome = "would be committed" if self.passed else "would be refused"
+        rows = [("passed" if x.passed else "refused", x.check, "" if x.passed else x.said) for x in self.verdicts]
+        return Report(
+            f"dry run: this {outcome} to {self.branch}, nothing was",
+            (
+                Lines((self.diff.summary(), *self.forecast)),
+                _table(("check", "what must hold", "what was found"), rows),
+                *self.diff.parts(),
+            ),
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class Note(Shown):
     """An answer in words: what happened, and perhaps what to do next."""
@@ -364,6 +418,8 @@ class Status(Shown):
     read_only: bool
     uncommitted: Diff | None
     """What the open transaction changed so far; None outside a transaction."""
+    forecast: tuple[str, ...] = ()
+    """How a commit now would go together with what others committed meanwhile; empty when nobody did."""
 
     def _report(self) -> Report:
         place = f"on branch {self.branch}" if self.branch else "on a version, not on a branch"
@@ -374,7 +430,7 @@ class Status(Shown):
         if self.behind:
             lines.append(f"{count(self.behind, 'newer version')} on {self.branch}: store.refresh() moves there")
         changes = self.uncommitted.parts() if self.uncommitted else ()
-        return Report(self.url, (Lines((*lines, self._next())), *changes))
+        return Report(self.url, (Lines((*lines, self._next(), *self.forecast)), *changes))
 
     def _next(self) -> str:
         if self.uncommitted is not None:
@@ -410,73 +466,3 @@ class OpenStores(Shown):
         parts = (Table(("", "variable", "branch", "version", "store"), tuple(rows)),)
         title = f"open: {count(len(rows), 'store')}"
         return Report(title, (*parts, Lines(tuple(filter(None, (below.title,)))), *below.parts))
-
-
-@dataclass(frozen=True)
-class Node:
-    """One group or array of a tree."""
-
-    path: str
-    kind: str
-    """``group`` or ``array``."""
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    chunks: tuple[int, ...] = ()
-    dims: tuple[str, ...] = ()
-    codecs: str = ""
-    stored_chunks: int = 0
-    """Chunks that were written; the others read as the fill value."""
-    total_chunks: int = 0
-    bytes: int = 0
-    """Stored bytes of the chunks in this version."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One kind of files of a repository."""
-
-    name: str
-    meaning: str
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True, repr=False)
-class Tree(Shown):
-    """Groups and arrays of one version, and what lies in storage under the repository."""
-
-    title: str
-    nodes: tuple[Node, ...]
-    kept: tuple[Kept, ...]
-    remark: str = ""
-    """Why nothing is said of the storage, where that is so."""
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return one row a group or array, with the fields of ``Node``."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(node) for node in self.nodes], columns=[column.name for column in fields(Node)])
-
-    def _report(self) -> Report:
-        rows = [self._row(node) for node in self.nodes]
-        kept = [(kept.name, kept.meaning, f"{kept.files:,}", size(kept.bytes)) for kept in self.kept]
-        return Report(
-            self.title,
-            (
-                Table(("name", "shape", "dtype", "chunk", "codecs", "stored chunks", "stored"), tuple(rows)),
-                Table(("in storage", "what it is", "files", "size"), tuple(kept)),
-                Lines((self.remark,) if self.remark else ()),
-            ),
-        )
-
-    @staticmethod
-    def _row(node: Node) -> tuple[str, ...]:
-        parts = node.path.strip("/").split("/")
-        name = "/" if node.path == "/" else "  " * len(parts) + parts[-1]
-        if node.kind == "group":
-            return (f"{name}/" if node.path != "/" else name, "", "", "", "", "", "")
-        dims = node.dims or ("",) * len(node.shape)
-        shape = " × ".join(f"{dim} {length:,}".strip() for dim, length in zip(dims, node.shape, strict=True))
-        chunk = " × ".join(f"{length:,}" for length in node.chunks)
-        stored = f"{node.stored_chunks:,} of {node.total_chunks:,}"
-        return (name, shape or "scalar", node.dtype, chunk, node.codecs, stored, size(node.bytes))

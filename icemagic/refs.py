@@ -1,4 +1,4 @@
-"""Creates and lists branches and tags."""
+"""Creates, deletes and lists branches and tags."""
 
 from __future__ import annotations
 
@@ -91,6 +91,52 @@ def create_tag(repo: icechunk.Repository, name: str, snapshot_id: str) -> None:
     with locked(repo), _refusals(repo, "tag", name):
         repo.create_tag(name, snapshot_id)
         _verify("tag", name, repo.lookup_tag(name), snapshot_id)
+
+
+def delete_branch(repo: icechunk.Repository, name: str) -> str:
+    """Delete a branch and return the snapshot that it stood on.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such branch; the hint names the nearest.
+    RefNameError
+        When it is ``main``, which icechunk keeps.
+    """
+    if name == "main":
+        raise RefNameError("The branch 'main' cannot be deleted.", "%ice reset REF moves it to another version.")
+    with locked(repo):
+        at = tip(repo, name)
+        repo.delete_branch(name)
+        _verify_gone("branch", name, repo.list_branches())
+    return at
+
+
+def delete_tag(repo: icechunk.Repository, name: str) -> str:
+    """Delete a tag and return the snapshot that it stood on; icechunk never gives its name again.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such tag; the hint names the nearest.
+    """
+    from icechunk import RefNotFoundError
+
+    with locked(repo):
+        try:
+            at = repo.lookup_tag(name)
+        except RefNotFoundError:
+            hint = did_you_mean(name, repo.list_tags())
+            raise UnknownVersionError(f"There is no tag {name!r}.", hint) from None
+        repo.delete_tag(name)
+        _verify_gone("tag", name, repo.list_tags())
+    return at
+
+
+def _verify_gone(kind: str, name: str, left: set[str]) -> None:
+    if name in left:
+        message = f"The {kind} {name!r} is still there: another program wrote at the same moment."
+        raise CommitLostError(message, "Try again, and let only programs that use icemagic write there.")
 
 
 def _verify(kind: str, name: str, found: str, wanted: str) -> None:

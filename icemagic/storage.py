@@ -68,12 +68,12 @@ def locate(storage: str | os.PathLike[str], storage_config: Mapping[str, object]
     StorageURLError
         When the URL cannot be used, holds a secret, or `storage_config` has an unknown or unusable key.
     """
+    _quiet_icechunk()
     text = _text(storage)
     scheme, rest = _split(text, is_path=not isinstance(storage, str))
     options = check_options(scheme, _mapping(storage_config))
     if scheme == "file":
         path = _absolute(rest)
-        _quiet_icechunk()
         return Location(path.as_uri(), scheme, path, icechunk.local_filesystem_storage(str(path)))
     if scheme == "memory":
         name = rest.removeprefix("//").strip("/")
@@ -91,7 +91,7 @@ def locate(storage: str | os.PathLike[str], storage_config: Mapping[str, object]
 
 @cache
 def _quiet_icechunk() -> None:
-    """Keep icechunk's warnings about local storage out of every notebook cell; the lock answers them.
+    """Keep icechunk's warnings out of every cell: of local storage, which the lock answers, and of refused rebases.
 
     Somebody who sets ICECHUNK_LOG, icechunk's own variable, decides for themselves.
     """

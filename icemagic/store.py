@@ -1,78 +1,36 @@
-"""`IcechunkStore`: which repository, which version, which session.
-
-The one stateful class of icemagic, and a real Zarr store. Outside a transaction it stands on one immutable snapshot.
-Zarr asks a writable store for a read-only twin whenever something is opened for reading; the twin is a plain icechunk
-store pinned to the present state, so a lazy dataset keeps reading what it was opened at, whatever the store does later.
-"""
+"""`IcechunkStore`: the one class that a user must know; each method is one call to a verb."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Self
 
 import icechunk
 
-from icemagic import diff, history, provenance, refs, tree
+from icemagic import collection, diff, expiry, history, operations, refs, rescue, standing, tree, usage
 from icemagic.config import Config, load_config
-from icemagic.errors import (
-    NotWritableError,
-    StoreExistsError,
-    StoreNotFoundError,
-    TransactionError,
-    UnknownVersionError,
-)
+from icemagic.doctor import Diagnosis, UpgradePlan, diagnose
+from icemagic.doctor import plan_upgrade as plan_upgrade_of
+from icemagic.doctor import upgrade as upgrade_repository
+from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError, UnknownVersionError
 from icemagic.opening import create_repository, open_repository
-from icemagic.records import Diff, Exhibit, Log, Note, Refs, Status, Tree, Version, short
+from icemagic.records import Diff, Exhibit, Log, Note, Refs, Version, short
 from icemagic.show import show
-from icemagic.storage import describe, locate, short_url
-from icemagic.transaction import Metadata, Transaction, writing_to
-
-if TYPE_CHECKING:
-    from icechunk._icechunk_python import PyStore
-    from zarr.core.buffer import Buffer
+from icemagic.storage import describe, locate
+from icemagic.workbench import Workbench
 
 Place = str | os.PathLike[str] | icechunk.Repository
 """A URL, a path or an already open repository."""
 
 
-class IcechunkStore(icechunk.IcechunkStore):
+class IcechunkStore(Workbench):
     """A versioned Zarr store over one open icechunk repository.
 
     Made by :meth:`open`, :meth:`create` and :meth:`open_or_create`. ``xr.open_zarr(store)`` and ``ds.to_zarr(store)``
     take it; writing needs a transaction. ``store.repo`` and ``store.session`` are the way out to plain icechunk.
     """
-
-    def __init__(
-        self,
-        repo: icechunk.Repository,
-        snapshot_id: str,
-        *,
-        branch: str | None,
-        url: str,
-        config: Config,
-        read_only: bool,
-        secrets: tuple[str, ...],
-    ) -> None:
-        self.repo = repo
-        self.url = url
-        """Where the repository lies; holds no secret."""
-        self.config = config
-        self.bytes_written = 0
-        """Encoded bytes that passed through this store in the present or latest transaction."""
-        self.opened_read_only = read_only
-        """Whether transactions, tags and branches are refused."""
-        self._branch = branch
-        self._secrets = secrets
-        self._recorded = provenance.Recorded()
-        # A widget moves the store from another thread than the one in which cells open transactions.
-        self._moving = RLock()
-        self._transaction: Transaction | None = None
-        # Never read-only in Zarr's sense: only a writable store is asked for the pinned twin that keeps lazy data as
-        # they were. Writes are refused here, with a sentence of our own.
-        super().__init__(repo.readonly_session(snapshot_id=snapshot_id).store._store, read_only=False)
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
@@ -171,66 +129,6 @@ class IcechunkStore(icechunk.IcechunkStore):
             except StoreNotFoundError:
                 raise taken from None
 
-    # -- where it stands -----------------------------------------------------------------------------------------------
-
-    @property
-    def current_branch(self) -> str | None:
-        """The branch that the store stands on, or None when it stands on a version."""
-        return self._branch
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open on this store."""
-        return self._transaction is not None
-
-    @property
-    def version(self) -> Version | None:
-        """The version that the store reads, or None when there is none yet."""
-        return history.version(self.repo, self._head)
-
-    @property
-    def _head(self) -> str:
-        txn = self._transaction
-        if txn is None:
-            return self.session.snapshot_id
-        return txn.version.id if txn.version else txn.base
-
-    def resolve(self, ref: str | Version) -> str:
-        """Return the snapshot id that a version in the grammar of :mod:`icemagic.history` means here."""
-        return history.resolve(self.repo, ref, head=self._head, branch=self._branch)
-
-    def switch(self, branch: str) -> Status:
-        """Stand on the newest version of a branch."""
-        self._move("switch", refs.tip(self.repo, branch), branch)
-        return self.status()
-
-    def checkout(self, ref: str | Version) -> Status:
-        """Stand on a version, read-only; the name of a branch switches to it, as in git."""
-        if isinstance(ref, str) and ref in self.repo.list_branches() and ref not in self.repo.list_tags():
-            return self.switch(ref)
-        self._move("checkout", self.resolve(ref), None)
-        return self.status()
-
-    def refresh(self) -> Status:
-        """Move to the newest version of the branch; a store that stands on a version stays there."""
-        return self.switch(self._branch) if self._branch else self.status()
-
-    def close(self) -> None:
-        """Close the store; refused while a transaction is open."""
-        self._refuse_in_transaction("close")
-        super().close()
-
-    def _move(self, verb: str, snapshot_id: str, branch: str | None) -> None:
-        with self._moving:
-            self._refuse_in_transaction(verb)
-            self._store = self.repo.readonly_session(snapshot_id=snapshot_id).store._store
-            self._branch = branch
-
-    def _refuse_in_transaction(self, verb: str) -> None:
-        if self._transaction is not None:
-            text = f"{verb} has to wait: a transaction is open on this store."
-            raise TransactionError(text, "Commit or discard it first.")
-
     # -- reading history -----------------------------------------------------------------------------------------------
 
     def list_versions(self) -> list[Version]:
@@ -242,14 +140,6 @@ class IcechunkStore(icechunk.IcechunkStore):
         of = self._branch if ref == "HEAD" and self._branch else str(ref)
         at = self._head if ref == "HEAD" else self.resolve(ref)
         return history.log(self.repo, at, of=of, limit=limit)
-
-    def status(self) -> Status:
-        """Return where the store stands, what is not committed, and what to do next."""
-        uncommitted = None
-        if self._transaction is not None:
-            uncommitted = diff.working(self.repo, self._transaction.session, name=short(self._head))
-        behind = history.behind(self.repo, self._head, self._branch) if self._branch else 0
-        return Status(short_url(self.url), self._branch, self.version, behind, self.opened_read_only, uncommitted)
 
     def show(self, ref: str | Version = "HEAD") -> Exhibit:
         """Return one version in full: its message, what it changed and how it came about."""
@@ -273,7 +163,7 @@ class IcechunkStore(icechunk.IcechunkStore):
             raise UnknownVersionError(text, "Name two versions to compare: A..B.")
         return changed
 
-    def tree(self) -> Tree:
+    def tree(self) -> tree.Tree:
         """Return the groups and arrays of the version, and what lies in storage under the repository."""
         return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
 
@@ -308,175 +198,204 @@ class IcechunkStore(icechunk.IcechunkStore):
         create(self.repo, name, at)
         return Note(f"{kind} {name} stands on {history.title(self.repo, at)}", (hint,))
 
-    # -- writing -------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(
-        self,
-        message: str | None = None,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        cell: provenance.Cell | None = None,
-    ) -> Iterator[Transaction]:
-        """Make the store writable, on the newest version of its branch, until the context is left.
-
-        Parameters
-        ----------
-        message : str, optional
-            With a message, a clean exit commits; without one, call ``txn.commit(message)``. An exception discards.
-        metadata : mapping, optional
-            More commit metadata, JSON-like.
-        cell : Cell, optional
-            The notebook cell to record; the default is the one that runs.
-
-        Yields
-        ------
-        Transaction
-            With ``commit``, ``discard``, ``session`` and, once committed, ``version``.
+    def delete_branch(self, name: str) -> Note:
+        """Delete a branch; :meth:`undo` brings it back.
 
         Raises
         ------
-        NotWritableError
-            When the store was opened read-only.
         TransactionError
-            When the store stands on a version instead of a branch, when a transaction is open already, and when the
-            context is left with changes that nobody committed.
+            When the store stands on it.
+        GuardError
+            When it is protected.
         """
+        self._refuse_read_only()
+        if name == self._branch:
+            raise TransactionError(f"The store stands on {name!r}.", "Switch to another branch first.")
+        standing.refuse_protected(self.repo, name, "deletion")
+        at = refs.delete_branch(self.repo, name)
+        return Note(f"deleted branch {name}, it stood on {history.title(self.repo, at)}", ("%ice undo brings it back",))
 
-        def recorded(tip: str) -> dict[str, Any]:
-            return {**self._provenance(tip, cell), **(metadata or {})}
+    def delete_tag(self, name: str) -> Note:
+        """Delete a tag for good: icechunk never gives its name again."""
+        self._refuse_read_only()
+        at = refs.delete_tag(self.repo, name)
+        hint = f"its name cannot be given again; %ice tag OTHER_NAME {short(at)} names the version anew"
+        return Note(f"deleted tag {name}, it stood on {history.title(self.repo, at)}", (hint,))
 
-        txn, before = self._begin(message, recorded)
-        try:
-            with writing_to(self, self.config.codecs()), txn:
-                yield txn
-        finally:
-            with self._moving:
-                self._transaction = None
-                if txn.version is None:
-                    self._store = before
-                # else the session became read-only with the commit and stands on the new version already
+    # -- back and forth ------------------------------------------------------------------------------------------------
 
-    def _begin(self, message: str | None, metadata: Metadata) -> tuple[Transaction, PyStore]:
-        """Return the new transaction, and the inner store on which this one stood before it."""
-        with self._moving:
-            self._refuse_read_only()
-            self._refuse_in_transaction("transaction")
-            if self._branch is None:
-                text = f"The store stands on the version {history.title(self.repo, self._head)}, not on a branch."
-                raise TransactionError(
-                    text, 'Go to one: store.switch("main"), or first start one: store.branch("NAME").'
-                )
-            before = self._store
-            txn = Transaction(self.repo, self._branch, message=message, metadata=metadata, secrets=self._secrets)
-            self._transaction, self._store, self.bytes_written = txn, txn.session.store._store, 0
-            return txn, before
+    def reset(self, ref: str | Version) -> operations.Moved:
+        """Move the branch to another version; :meth:`undo` takes it back.
 
-    def discard(self) -> Note:
-        """Throw away what the open transaction changed so far."""
-        if self._transaction is None:
-            return Note("No transaction is open, so there is nothing to discard.")
-        self._transaction.discard()
-        return Note("The changes of this transaction are discarded; it goes on from the version before.")
+        Raises
+        ------
+        ConflictError
+            When someone committed since the store was moved to where it stands.
+        """
+        branch = self._movable("reset")
+        to = self.resolve(ref)
+        return self._moved(operations.reset(self.repo, branch, to, expected=self._head))
 
-    def _provenance(self, tip: str, cell: provenance.Cell | None) -> dict[str, Any]:
-        return provenance.collect(
-            self.repo,
-            tip,
-            cell=cell or provenance.running_cell(),
-            author=self.config.author,
-            mode=self.config.provenance,
-            secrets=self._secrets,
-            recorded=self._recorded,
+    def undo(self) -> operations.Moved:
+        """Take back the last commit, amend or reset of the branch, or the last deletion of a branch.
+
+        Raises
+        ------
+        ConflictError
+            When someone committed since the store was moved to where it stands.
+        """
+        return self._moved(operations.undo(self.repo, self._movable("undo"), expected=self._head))
+
+    def redo(self) -> operations.Moved:
+        """Do again what :meth:`undo` took back last."""
+        return self._moved(operations.redo(self.repo, self._movable("redo"), expected=self._head))
+
+    def amend(self, message: str) -> Note:
+        """Give the newest commit of the branch another message.
+
+        Raises
+        ------
+        TransactionError
+            When it is not the user's own.
+        """
+        branch = self._movable("change of its newest commit")
+        version = operations.amend(
+            self.repo, branch, message, expected=self._head, author=self._author(), secrets=self._secrets
+        )
+        self.refresh()
+        return Note(f"[{branch} {version.summary()}]", ("%ice undo gives the old message back",))
+
+    def _movable(self, what: str) -> str:
+        """Return the branch that the store stands on, where it may be moved."""
+        self._refuse_read_only()
+        self._refuse_in_transaction(what.split(maxsplit=1)[0])
+        if self._branch is None:
+            raise TransactionError("The store stands on a version, not on a branch.", "%ice switch NAME goes to one.")
+        standing.refuse_protected(self.repo, self._branch, what)
+        return self._branch
+
+    def _moved(self, moved: operations.Moved) -> operations.Moved:
+        self.refresh()
+        return moved
+
+    def unreachable(self) -> rescue.Unreachable:
+        """Return the versions that no branch or tag holds: taken back, put away, or saved."""
+        return rescue.unreachable(self.repo)
+
+    def rescue(self, ref: str, branch: str) -> Note:
+        """Make a version that no branch or tag holds the tip of a new branch."""
+        self._refuse_read_only()
+        return rescue.rescue(self.repo, ref, branch)
+
+    # -- standing guards -----------------------------------------------------------------------------------------------
+
+    def guards(self) -> standing.Standing:
+        """Return the guards that the store carries."""
+        return standing.standing(self.repo)
+
+    def protect(self, branch: str) -> standing.Standing:
+        """Protect a branch against commits, resets and deletion, for every user of the store."""
+        self._refuse_read_only()
+        return standing.protect(self.repo, branch)
+
+    def unprotect(self, branch: str) -> standing.Standing:
+        """Take the protection of a branch away."""
+        self._refuse_read_only()
+        return standing.unprotect(self.repo, branch)
+
+    def demand(self, array: str, demand: standing.Demand) -> standing.Standing:
+        """Demand something of an array in every transaction from now on; an empty demand takes the old one away."""
+        self._refuse_read_only()
+        return standing.demand(self.repo, array, demand)
+
+    # -- upkeep --------------------------------------------------------------------------------------------------------
+
+    def du(self) -> usage.Usage:
+        """Return bytes by kind, by array, and what each version added and holds alone."""
+        return usage.du(self.repo, head=self._head)
+
+    def plan_expire(
+        self,
+        *,
+        before: datetime | None = None,
+        keep: int | None = None,
+        branches: Iterable[str] = (),
+        tags: Iterable[str] = (),
+    ) -> expiry.ExpirePlan:
+        """Return what would go if versions expired: those from before a moment, or all but the newest of each branch.
+
+        Branches and tags stay unless they are named.
+        """
+        return expiry.plan_expire(self.repo, before=before, keep=keep, branches=branches, tags=tags)
+
+    def expire(self, plan: expiry.ExpirePlan) -> expiry.Expired:
+        """Forget exactly the versions that a plan names.
+
+        Raises
+        ------
+        TransactionError
+            When the repository changed since the plan was made.
+        """
+        self._refuse_read_only()
+        self._refuse_in_transaction("expire")
+        expired = expiry.expire(self.repo, plan)
+        self._follow()
+        return expired
+
+    def plan_collect(self, *, before: datetime | None = None, recent: bool = False) -> collection.CollectPlan:
+        """Return what garbage collection would delete: what no version needs and is older than a moment.
+
+        Parameters
+        ----------
+        before : datetime, optional
+            Time zone included; the default is one day ago.
+        recent : bool
+            Whether a moment within the last day is allowed.
+
+        Raises
+        ------
+        TransactionError
+            When the moment is younger than an open transaction or, unless `recent`, than one day.
+        """
+        now = datetime.now(UTC)
+        return collection.plan_collect(
+            self.repo, before=before, now=now, open_since=self._oldest_transaction(), recent=recent
         )
 
-    def _refuse_read_only(self) -> None:
-        if self.opened_read_only:
-            raise NotWritableError(f"{self.url} is open read-only.", "Open it again without read_only to write.")
+    def collect(self, plan: collection.CollectPlan) -> collection.Collected:
+        """Delete exactly what a plan names.
 
-    # -- the Zarr store ------------------------------------------------------------------------------------------------
-
-    def with_read_only(self, read_only: bool = False) -> icechunk.IcechunkStore:  # noqa: FBT001, FBT002  Zarr's signature
-        """Return a plain icechunk store pinned to the present state; for writing, return this store itself.
-
-        In a transaction the twin holds the changes made so far and no later ones, so data that were opened lazily can
-        be overwritten while they are read.
+        Raises
+        ------
+        TransactionError
+            When the repository changed since, or a transaction that is older than the plan's moment is open.
         """
-        if not read_only:
-            self._refuse_read_only()
-            return self
-        session = self.session
-        pinned = session.store if session.read_only else session.fork().store
-        return icechunk.IcechunkStore(pinned._store, read_only=True)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Store a value; refused outside a transaction."""
-        self._refuse_write()
-        self.bytes_written += len(value)
-        await super().set(key, value)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store a value unless there is one; refused outside a transaction."""
-        self._refuse_write()
-        await super().set_if_not_exists(key, value)
-
-    async def delete(self, key: str) -> None:
-        """Delete a key; refused outside a transaction."""
-        self._refuse_write()
-        await super().delete(key)
-
-    async def delete_dir(self, prefix: str) -> None:
-        """Delete all keys below a prefix; refused outside a transaction."""
-        self._refuse_write()
-        await super().delete_dir(prefix)
-
-    async def clear(self) -> None:
-        """Delete everything; refused outside a transaction."""
-        self._refuse_write()
-        await super().clear()
-
-    def sync_clear(self) -> None:
-        """Delete everything; refused outside a transaction."""
-        self._refuse_write()
-        super().sync_clear()
-
-    def _refuse_write(self) -> None:
         self._refuse_read_only()
-        if self._transaction is None:
-            text = "The store is not in a transaction, so nothing was written."
-            hint = 'Write in a %%commit "message" cell or inside: with store.transaction("message"): ...'
-            raise NotWritableError(text, hint)
-        if self._transaction.version is not None:
-            text = f"The transaction is over: it was committed as {self._transaction.version.summary()}."
-            raise NotWritableError(text, "Open another one for further changes.")
+        oldest = self._oldest_transaction()
+        if oldest is not None and oldest < plan.cutoff:
+            raise TransactionError("A transaction is open that is older than the plan.", "Commit or discard it first.")
+        return collection.collect(self.repo, plan)
 
-    def __reduce__(self) -> tuple[Callable[..., IcechunkStore], tuple[Any, ...]]:
-        """Pickle as a read-only store on the same version."""
-        if self._transaction is not None:
-            text = "A store in a transaction cannot be sent to another process."
-            hint = "To write with dask workers use icechunk.xarray.to_icechunk(ds, store.session)."
-            raise TransactionError(text, hint)
-        if self.url.startswith("memory:"):
-            text = f"{self.url} lives in this process only and cannot be sent to another one."
-            raise TransactionError(text, "Keep the repository in a folder or a bucket.")
-        state = {"branch": self._branch, "url": self.url, "config": self.config, "secrets": self._secrets}
-        return _reopened, (type(self), self.repo, self._head, state)
+    def doctor(self) -> Diagnosis:
+        """Return what could be mended, and how."""
+        return diagnose(self.repo, config=self.config)
 
-    def __repr__(self) -> str:
-        return f"<IcechunkStore {self}>"
+    def plan_upgrade(self) -> UpgradePlan:
+        """Return what an upgrade from format 1 to format 2 would take over."""
+        return plan_upgrade_of(self.repo)
 
-    def __str__(self) -> str:
-        at = history.title(self.repo, self._head)
-        place = f"{self._branch} at {at}" if self._branch else f"at {at}"
-        state = ", in a transaction" if self._transaction else ", read-only" if self.opened_read_only else ""
-        return f"{short_url(self.url)} · {place}{state}"
+    def upgrade(self) -> Note:
+        """Bring a repository of format 1 to format 2; other programs that have it open must open it again."""
+        self._refuse_read_only()
+        self._refuse_in_transaction("upgrade")
+        self.repo = upgrade_repository(self.repo)
+        self._follow()
+        return Note("the repository is of format 2 now", ("whoever else has it open must open it again",))
 
-    def _repr_html_(self) -> str:
-        return self.status()._repr_html_()
-
-
-def _reopened(cls: type[IcechunkStore], repo: icechunk.Repository, at: str, state: Mapping[str, Any]) -> IcechunkStore:
-    return cls(repo, at, read_only=True, **state)
+    def _follow(self) -> None:
+        """Stand on the newest version of the branch, or on the same version."""
+        at = refs.tip(self.repo, self._branch) if self._branch else self._head
+        self._move("upkeep", at, self._branch)
 
 
 def _words(ref: str | Version) -> str:

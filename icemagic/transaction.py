@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
 import zarr.core.array
 
-from icemagic import history
-from icemagic.errors import CommitLostError, ConflictError, NothingToCommitError, TransactionError, UnknownVersionError
+from icemagic import conflicts, diff, guards, history, merge, standing
+from icemagic.errors import CommitLostError, NothingToCommitError, TransactionError, UnknownVersionError
+from icemagic.forks import GuardedSession
+from icemagic.guards import Checks
+from icemagic.interrupts import finished, started
 from icemagic.locking import locked
-from icemagic.records import Version, short
-from icemagic.redaction import hide
+from icemagic.records import CHECKS, Diff, Rehearsal, Verdict, Version, short
+from icemagic.redaction import hide, redact
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import xarray as xr
     from zarr.abc.codec import BytesBytesCodec
+
+    from icemagic.merge import Edit, Side
 
 Metadata = Callable[[str], Mapping[str, Any]]
 """Given the snapshot that a transaction stands on, returns the commit metadata."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a transaction is to be committed."""
+
+    checks: Checks = field(default_factory=Checks)
+    choices: Mapping[str, Side] = field(default_factory=dict)
+    """Path of an array to the side that wins where someone else changed the same; ``ours`` is the transaction."""
+    prune: bool = False
+    """Whether chunks that were written with the bytes they had before are left out."""
+
+
+@dataclass(frozen=True)
+class Savepoint:
+    """The changes of a transaction at one moment."""
+
+    state: icechunk.IcechunkStore
+    paths: frozenset[str]
+    """Nodes that were touched until then."""
 
 
 class Transaction:
@@ -36,6 +65,8 @@ class Transaction:
         Branch to commit to. The transaction stands on its newest version.
     message : str, optional
         With a message, leaving the context without an exception commits.
+    terms : Terms
+        How it is committed, unless :meth:`commit` is told otherwise.
     metadata : callable, optional
         Makes the commit metadata, given the id of the snapshot that the transaction stands on.
     secrets : iterable of str, optional
@@ -45,6 +76,8 @@ class Transaction:
     ------
     UnknownVersionError
         When there is no such branch.
+    GuardError
+        When the branch is protected.
     """
 
     def __init__(
@@ -53,6 +86,7 @@ class Transaction:
         branch: str,
         *,
         message: str | None = None,
+        terms: Terms = Terms(),
         metadata: Metadata = lambda _: {},
         secrets: Iterable[str] = (),
     ) -> None:
@@ -60,18 +94,34 @@ class Transaction:
         self.branch = branch
         self.version: Version | None = None
         """The version that was committed, None until then."""
+        self.started = datetime.now(UTC)
+        """When the transaction was opened (UTC)."""
+        self.held: list[icechunk.Session] = []
+        """The session alone, for who has to save it when nobody holds the transaction any more."""
+        self._landing: Future[Version] | None = None
         self._message = message
+        self._terms = terms
         self._metadata = metadata
         self._secrets = tuple(secrets)
+        standing.refuse_protected(repo, branch, "commit")
         try:
-            self.session = repo.writable_session(branch)
+            session = repo.writable_session(branch)
         except icechunk.RefNotFoundError:
             text = f"There is no branch {branch!r} any more."
             raise UnknownVersionError(text, "%ice branch lists the branches.") from None
-        self.base = self.session.snapshot_id
+        self._stand_on(session)
+
+    def _stand_on(self, session: icechunk.Session) -> None:
+        self.session = GuardedSession(session)
+        self.held[:] = [self.session]
+        self.inner = session.store._store  # noqa: SLF001  icechunk's store is to be stood on
+        """icechunk's inner store of the session, for the store that this transaction makes writable."""
+        self.base = session.snapshot_id
         """Snapshot that the transaction stands on."""
 
-    def commit(self, message: str, metadata: Mapping[str, Any] | None = None) -> Version:
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def commit(self, message: str, metadata: Mapping[str, Any] | None = None, terms: Terms | None = None) -> Version:
         """Commit the changes, verify that the branch holds them, and return the new version.
 
         When someone else committed meanwhile, the changes go on top of theirs if nothing was changed on both sides.
@@ -82,11 +132,15 @@ class Transaction:
             What the commit is about; not empty.
         metadata : mapping, optional
             More commit metadata, JSON-like.
+        terms : Terms, optional
+            Checks, choices and pruning; the default is what the transaction was opened with.
 
         Raises
         ------
         NothingToCommitError
             When nothing was changed.
+        GuardError
+            When a check did not pass; nothing was committed.
         ConflictError
             When both sides changed the same; nothing was committed.
         UnknownVersionError
@@ -94,32 +148,62 @@ class Transaction:
         CommitLostError
             When the branch does not hold the commit afterwards.
         """
-        if self.version is not None:
-            text = f"This transaction is over: it was committed as {self.version.summary()}."
-            raise TransactionError(text, "Open another one for further changes.")
+        terms = terms or self._terms
+        self._refuse_over()
         if not message.strip():
             raise TransactionError("A commit needs a message.", 'For example txn.commit("Add 2025-01-01").')
-        if not self.session.has_uncommitted_changes:
-            raise NothingToCommitError("Nothing was changed, so there is nothing to commit.")
-        everything = {**self._metadata(self.base), **(metadata or {})}
-        with locked(self.repo):
-            try:
-                self.session.commit(hide(message, self._secrets), everything, rebase_with=icechunk.ConflictDetector())
-            except icechunk.RebaseFailedError as error:
-                raise _conflict(self.branch, error) from None
-            except icechunk.RefNotFoundError:
-                text = f"The branch {self.branch!r} was deleted meanwhile. Nothing was committed."
-                raise UnknownVersionError(text, "%ice branch lists the others, %ice switch NAME goes there.") from None
-            finally:
-                # An interrupt is delivered after icechunk has finished: what counts is what the session says.
-                if self.session.read_only:
-                    self.version = _verified(self.repo, self.branch, self.session.snapshot_id)
-        assert self.version is not None
-        return self.version
+        if terms.prune:
+            self._prune()
+        self.require_changes()
+        standing.refuse_protected(self.repo, self.branch, "commit")
+        guards.refuse(self.judge(terms.checks))
+        everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
+        self._landing = started(lambda: self._land(hide(message, self._secrets), everything, terms.choices))
+        try:
+            return finished(self._landing, "The commit is finishing; interrupt again to leave it to itself.")
+        finally:
+            if self._landing.done() and not self._landing.exception():
+                self.version = self._landing.result()
+
+    def rehearse(self, terms: Terms | None = None) -> Rehearsal:
+        """Return what a commit would write now and what each check says of it; nothing is committed.
+
+        Raises
+        ------
+        NothingToCommitError
+            When nothing was changed.
+        """
+        terms = terms or self._terms
+        self.require_changes()
+        verdicts = tuple(self.judge(terms.checks))
+        return Rehearsal(self.branch, self.changes(), verdicts, self.forecast())
+
+    def judge(self, checks: Checks) -> list[Verdict]:
+        """Return what each check says of the changes made so far: the default ones, the store's and those given."""
+        verdicts = [guards.decode(self.repo, self.session)]
+        verdicts += standing.judge(self.session, standing.standing(self.repo))
+        if checks.limits:
+            verdicts += guards.limits(self.changes(), checks)
+        if verdicts[0].passed:  # else there is no dataset to ask
+            verdicts += guards.expectations(self._dataset, checks)
+        return verdicts
+
+    def changes(self) -> Diff:
+        """Return what was changed so far; chunks that got the bytes they had before are told apart."""
+        return diff.working(self.repo, self.session, name=short(self.base))
+
+    def forecast(self) -> tuple[str, ...]:
+        """Say how a commit now would go together with what others committed since; empty when nobody did."""
+        return conflicts.forecast(self.repo, self.session, self.branch, self.base)
 
     def discard(self) -> None:
         """Throw away the changes made so far; the transaction goes on from its base."""
         self.session.discard_changes()
+
+    @property
+    def finishing(self) -> bool:
+        """Whether a commit that nobody waits for any more is still under way."""
+        return self._landing is not None and not self._landing.done()
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +211,7 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.version is not None or not self.session.has_uncommitted_changes:
+        if self.version is not None or self.finishing or not self.session.has_uncommitted_changes:
             return
         if kind is None and self._message is not None:
             self.commit(self._message)
@@ -136,6 +220,118 @@ class Transaction:
         if kind is None:
             text = "The transaction ended with changes that nobody committed; they are discarded."
             raise TransactionError(text, 'Call txn.commit("message") inside it, or give it a message to commit with.')
+
+    # -- savepoints ----------------------------------------------------------------------------------------------------
+
+    def savepoint(self) -> Savepoint:
+        """Return the changes made so far, to come back to."""
+        return Savepoint(self._pinned(), frozenset(diff.paths_of(self.session.status())))
+
+    def roll_back(self, savepoint: Savepoint) -> bool:
+        """Make the changes what they were at a savepoint; returns whether they were others."""
+        if not savepoint.paths:
+            changed = self.session.has_uncommitted_changes
+            self.discard()
+            return changed
+        now, paths = self._pinned(), savepoint.paths | diff.paths_of(self.session.status())
+        edits, _ = merge.compare(now, savepoint.state, now, our_paths=set(paths), their_paths=set())
+        merge.apply(edits, savepoint.state, self.session.store)
+        return bool(edits)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _pinned(self) -> icechunk.IcechunkStore:
+        """Return a read-only store of the changes made so far, and of no later ones."""
+        return icechunk.IcechunkStore(self.session.fork().store._store, read_only=True)  # noqa: SLF001  as above
+
+    def _dataset(self) -> xr.Dataset:
+        import xarray as xr
+
+        dataset: xr.Dataset = xr.open_zarr(self._pinned(), consolidated=False, chunks=None)
+        return dataset
+
+    def _refuse_over(self) -> None:
+        if self.version is not None:
+            text = f"This transaction is over: it was committed as {self.version.summary()}."
+            raise TransactionError(text, "Open another one for further changes.")
+
+    def require_changes(self) -> None:
+        """Raise when nothing was changed.
+
+        Raises
+        ------
+        NothingToCommitError
+            With what can be said of it.
+        """
+        if not self.session.has_uncommitted_changes:
+            raise NothingToCommitError("Nothing was changed, so there is nothing to commit.")
+
+    def _checked(self, checks: Checks) -> dict[str, str]:
+        """Return the commit metadata that say which checks passed."""
+        words = checks.words()
+        return {CHECKS: redact(words, self._secrets)} if words else {}
+
+    def _land(self, message: str, metadata: dict[str, Any], choices: Mapping[str, Side]) -> Version:
+        """Commit on top of what others committed meanwhile, and see that the branch holds it."""
+        with locked(self.repo):
+            while not self._committed(message, metadata):
+                self._move_on(choices)
+            return _verified(self.repo, self.branch, self.session.snapshot_id)
+
+    def _committed(self, message: str, metadata: dict[str, Any]) -> bool:
+        """Commit; False when someone else was faster."""
+        try:
+            self.session.commit(message, metadata)
+        except icechunk.ConflictError:
+            return False
+        except icechunk.RefNotFoundError:
+            text = f"The branch {self.branch!r} was deleted meanwhile. Nothing was committed."
+            raise UnknownVersionError(text, "%ice branch lists the others, %ice switch NAME goes there.") from None
+        return True
+
+    def _move_on(self, choices: Mapping[str, Side]) -> None:
+        """Put the changes on top of the newest version of the branch."""
+        tip = self.repo.lookup_branch(self.branch)
+        edits = self._edits(tip, choices)
+        if choices or not self._rebased(tip, edits):
+            self._carry(choices)
+        guards.refuse([guards.decode(self.repo, self.session)])
+
+    def _edits(self, tip: str, choices: Mapping[str, Side]) -> list[Edit]:
+        base = self.session.snapshot_id
+        edits, clashes = conflicts.between(self.repo, self.session, base, tip, choices)
+        if clashes:
+            raise conflicts.error(self.repo, self.session, self.branch, (base, tip), clashes)
+        return edits
+
+    def _rebased(self, tip: str, edits: list[Edit]) -> bool:
+        """Let icechunk rebase, which moves no data; False where it sees a conflict that is none, chunk by chunk."""
+        if all(info.id != self.base for info in self.repo.ancestry(snapshot_id=tip)):
+            return False  # the branch was reset: nothing to go along
+        paths = diff.paths_of(self.session.status())
+        try:
+            self.session.rebase(icechunk.ConflictDetector())
+        except icechunk.RebaseFailedError:
+            return False
+        self.base = self.session.snapshot_id
+        # icechunk takes our metadata of a group even where only the other side changed them.
+        theirs = self.repo.readonly_session(snapshot_id=tip).store
+        merge.settle(edits, paths, theirs, self.session.store)
+        return True
+
+    def _carry(self, choices: Mapping[str, Side], rewritten: Mapping[str, set[tuple[int, ...]]] | None = None) -> None:
+        """Write the changes into a session on the newest version, without the chunks that were only rewritten."""
+        fresh, ours = self.repo.writable_session(self.branch), self.session.store
+        edits = self._edits(fresh.snapshot_id, choices)
+        merge.apply(merge.without(edits, rewritten or {}), ours, fresh.store)
+        self._stand_on(fresh)
+        self.require_changes()
+
+    def _prune(self) -> None:
+        self.require_changes()
+        rewritten = diff.rewritten(self.repo, self.session)
+        if rewritten:
+            self._carry({}, rewritten)
 
 
 def _verified(repo: icechunk.Repository, branch: str, snapshot_id: str) -> Version:
@@ -147,12 +343,6 @@ def _verified(repo: icechunk.Repository, branch: str, snapshot_id: str) -> Versi
     raise CommitLostError(text, "Run it again, and let only programs that use icemagic write to this folder.")
 
 
-def _conflict(branch: str, error: icechunk.RebaseFailedError) -> ConflictError:
-    arrays = sorted({conflict.path.lstrip("/") or "/" for conflict in error.conflicts})
-    text = f"Someone committed to {branch} meanwhile and changed the same: {', '.join(arrays)}. Nothing was committed."
-    return ConflictError(text, "Run the cell again: it then starts from their version.")
-
-
 @dataclass
 class _Target:
     store: icechunk.IcechunkStore
@@ -161,16 +351,14 @@ class _Target:
 
 
 _target: ContextVar[_Target | None] = ContextVar("_target", default=None)
+_kept: list[weakref.ref[_Target]] = []
 _zarr_default = zarr.core.array.default_compressors_v3
 
 
 @contextmanager
 def writing_to(store: icechunk.IcechunkStore, codecs: tuple[BytesBytesCodec, ...]) -> Iterator[None]:
     """Make `store` the active one, and give `codecs` to arrays that are created without codecs of their own."""
-    # Zarr has no setting for this since 3.1, so its own default is asked through here; outside of a transaction (and
-    # in other threads) it answers as before.
-    zarr.core.array.default_compressors_v3 = _default_codecs
-    before, target = _target.get(), _Target(store, codecs)
+    before, target = _target.get(), _active(store, codecs)
     _target.set(target)
     try:
         yield
@@ -181,12 +369,39 @@ def writing_to(store: icechunk.IcechunkStore, codecs: tuple[BytesBytesCodec, ...
             _target.set(before)
 
 
+def keep_writing_to(store: icechunk.IcechunkStore, codecs: tuple[BytesBytesCodec, ...]) -> Callable[[], None]:
+    """Do the same in every context, because cells run in contexts of their own; returns what ends it."""
+    target = _active(store, codecs)
+    kept = weakref.ref(target)  # a store that nobody holds any more must not be held here
+    _kept.append(kept)
+
+    def end() -> None:
+        target.over = True
+        _kept.remove(kept)
+
+    return end
+
+
 def active_store() -> icechunk.IcechunkStore | None:
     """Return the store whose transaction is open in this context."""
+    target = _current()
+    return target.store if target else None
+
+
+def _active(store: icechunk.IcechunkStore, codecs: tuple[BytesBytesCodec, ...]) -> _Target:
+    # Zarr has no setting for this since 3.1, so its own default is asked through here; outside of a transaction (and
+    # in other threads) it answers as before.
+    zarr.core.array.default_compressors_v3 = _default_codecs
+    return _Target(store, codecs)
+
+
+def _current() -> _Target | None:
     target = _target.get()
-    return target.store if target and not target.over else None
+    if target is not None and not target.over:
+        return target
+    return next((kept for ref in reversed(_kept) if (kept := ref()) is not None), None)
 
 
 def _default_codecs(dtype: Any) -> tuple[BytesBytesCodec, ...]:  # noqa: ANN401  Zarr's private type of data types
-    target = _target.get()
-    return target.codecs if target and not target.over else _zarr_default(dtype)
+    target = _current()
+    return target.codecs if target else _zarr_default(dtype)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import icechunk
 from zarr.core.sync import sync
 
 from icemagic.diff import chunk_shape, codec_words, dtype_words, read_chunks, read_metadata, total_chunks
-from icemagic.records import Kept, Node, Tree
+from icemagic.display import Lines, Report, Shown, Table, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
 _MEANING = {
     "chunks": "chunk data: the values of all versions, each chunk once",
@@ -26,6 +29,76 @@ _MEANING = {
     "icemagic.lock": "the lock that keeps writers apart",
 }
 _FOREIGN = "not icechunk's"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One group or array of a tree."""
+
+    path: str
+    kind: str
+    """``group`` or ``array``."""
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    chunks: tuple[int, ...] = ()
+    dims: tuple[str, ...] = ()
+    codecs: str = ""
+    stored_chunks: int = 0
+    """Chunks that were written; the others read as the fill value."""
+    total_chunks: int = 0
+    bytes: int = 0
+    """Stored bytes of the chunks in this version."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of files of a repository."""
+
+    name: str
+    meaning: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, repr=False)
+class Tree(Shown):
+    """Groups and arrays of one version, and what lies in storage under the repository."""
+
+    title: str
+    nodes: tuple[Node, ...]
+    kept: tuple[Kept, ...]
+    remark: str = ""
+    """Why nothing is said of the storage, where that is so."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row a group or array, with the fields of ``Node``."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(node) for node in self.nodes], columns=[column.name for column in fields(Node)])
+
+    def _report(self) -> Report:
+        rows = [self._row(node) for node in self.nodes]
+        kept = [(kept.name, kept.meaning, f"{kept.files:,}", size(kept.bytes)) for kept in self.kept]
+        return Report(
+            self.title,
+            (
+                Table(("name", "shape", "dtype", "chunk", "codecs", "stored chunks", "stored"), tuple(rows)),
+                Table(("in storage", "what it is", "files", "size"), tuple(kept)),
+                Lines((self.remark,) if self.remark else ()),
+            ),
+        )
+
+    @staticmethod
+    def _row(node: Node) -> tuple[str, ...]:
+        parts = node.path.strip("/").split("/")
+        name = "/" if node.path == "/" else "  " * len(parts) + parts[-1]
+        if node.kind == "group":
+            return (f"{name}/" if node.path != "/" else name, "", "", "", "", "", "")
+        dims = node.dims or ("",) * len(node.shape)
+        shape = " × ".join(f"{dim} {length:,}".strip() for dim, length in zip(dims, node.shape, strict=True))
+        chunk = " × ".join(f"{length:,}" for length in node.chunks)
+        stored = f"{node.stored_chunks:,} of {node.total_chunks:,}"
+        return (name, shape or "scalar", node.dtype, chunk, node.codecs, stored, size(node.bytes))
 
 
 def tree(repo: icechunk.Repository, store: icechunk.IcechunkStore, *, title: str) -> Tree:

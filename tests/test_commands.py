@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from icemagic.commands import VERBS, CommandError, Help, parser, readme_table, usage
+from icemagic.commands import VERBS, Argument, CommandError, Help, parser, readme_table, usage
 from icemagic.magics import IceMagic
 from shells import Typed, fresh_shell
 
-OPTIONS = {"--create": [], "--read-only": [], "-n": ["3"], "--limit": ["3"]}
+
+def value(argument: Argument) -> str:
+    """Return a word that an argument reads."""
+    settings = dict(argument.settings)
+    return settings["choices"][-1] if "choices" in settings else "3" if "type" in settings else "x"
 
 
 @pytest.fixture
@@ -34,10 +38,12 @@ def test_each_verb_has_a_help_of_its_own_that_names_all_that_it_takes(shell: Typ
 @pytest.mark.parametrize("name", VERBS)
 def test_each_verb_reads_what_its_help_says(name: str):
     verb = VERBS[name]
-    words = ["x" for argument in verb.arguments if not argument.is_option]
+    words = []
     for argument in verb.everything:
         if argument.is_option:
-            words += [argument.names[-1], *OPTIONS.get(argument.names[-1], ["y"])]
+            words += [argument.names[-1], *([] if argument.is_switch else [value(argument)])]
+    if values := [value(argument) for argument in verb.arguments if not argument.is_option]:
+        words += ["--", *values]
     parser(verb).parse_args(words)
     with pytest.raises(CommandError, match=f"usage: %ice {name}"):
         parser(verb).parse_args([*words, "one-too-many"])

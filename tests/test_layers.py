@@ -17,13 +17,14 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 # Highest first. A module imports from lower floors, or from its own floor as long as nothing leads back.
 FLOORS = {
     "door": {"__init__"},
-    "shells": {"magics", "cells", "commands", "completion", "progress", "widgets"},
-    "place": {"store"},
+    "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
+    "place": {"store", "workbench", "standpoint"},
     "verbs": {
-        "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance", "maintenance",
-        "refs", "tree", "show", "sample", "opening",
+        "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
+        "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
+        "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
     },
-    "ground": {"providers", "storage", "config", "layout", "locking"},
+    "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "forks"},
     "cellar": {"records", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import servers
-from icemagic import IcechunkStore, errors, magics, provenance
+from icemagic import IcechunkStore, commands, errors, magics, provenance
 from icemagic.display import Shown
 from icemagic.errors import IcemagicError
 from icemagic.magics import IceError
@@ -91,7 +91,8 @@ def test_any_line_survives_between_quotes_unless_options_seem_to_follow_a_quote_
     message: str, options: str, mark: str
 ):
     assume(not re.search(rf"{mark}\s+--", message))
-    assert magics._read_commit_line(f"{mark}{message}{mark}{options}") == (message, "other" if options else None)
+    read = magics._read_commit(commands.CELL, f"{mark}{message}{mark}{options}")
+    assert (read.message, read.store) == (message, "other" if options else None)
 
 
 @given(message=single_lines)
@@ -116,10 +117,12 @@ def test_a_missing_unquoted_or_empty_message_is_refused_with_an_example(shell: T
     assert store.version is None
 
 
-@pytest.mark.parametrize("rest", ["--nosuch", "--store", "--store a b", "--store a --store b", "--sto store"])
+@pytest.mark.parametrize("rest", ["--nosuch", "--store", "--store a b", "--max-chunks many", "--sto store"])
 def test_an_option_that_commit_does_not_know_is_refused_with_those_that_it_knows(shell: Typed, rest: str):
     store = shell.open_memory()
-    assert '%%commit "message" [--store NAME]' in shell.refusal(f'%%commit "it" {rest}', WRITE)
+    said = shell.refusal(f'%%commit "it" {rest}', WRITE)
+    assert "usage: %%commit" in said
+    assert "[--store NAME]" in said
     assert store.version is None
 
 

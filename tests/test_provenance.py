@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icemagic import history, provenance
+from icemagic import IcechunkStore, history, provenance
 from icemagic.provenance import KEY, SOURCE_LIMIT, Cell, Recorded, collect, origin
 from icemagic.redaction import REDACTED, redact
 
@@ -181,7 +181,7 @@ def test_a_repeated_cell_stores_its_hash_only_and_is_read_back_from_the_first(re
 
 def test_a_repeated_cell_of_nobody_in_particular_is_recorded_too(repo, monkeypatch):
     # A container may run as a number without a name; to become one here would take root and a machine without git.
-    monkeypatch.setattr("icemagic.provenance._author", lambda: "")
+    monkeypatch.setattr("icemagic.provenance.own_name", lambda: "")
     for _ in range(2):
         session = repo.writable_session("main")
         facts = collect(
@@ -541,3 +541,20 @@ def test_no_text_of_the_length_of_a_cell_takes_long(kind):
         redact(text)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.2
+
+
+def test_a_source_that_expired_while_the_store_was_open_is_recorded_again(tmp_path: Path) -> None:
+    store = IcechunkStore.create(tmp_path / "store")
+    cell = Cell("x = 1")
+
+    def commit(number: int) -> None:
+        with store.transaction(f"{number}", cell=cell):
+            zarr.open_group(store).attrs["n"] = number
+
+    for number in range(3):
+        commit(number)
+    assert store.show("HEAD").origin.source == cell.source
+    store.expire(store.plan_expire(keep=1))
+    assert store.show("HEAD").origin.source is None
+    commit(3)
+    assert store.show("HEAD").origin.source == cell.source

@@ -18,11 +18,11 @@ from icemagic.records import (
     Origin,
     Refs,
     Status,
-    Tree,
     Version,
     first_line,
     utc,
 )
+from icemagic.tree import Tree
 
 WHEN = datetime(2024, 5, 1, 10, 30, 5, 999_999, tzinfo=UTC)
 ONE = Version("ABCDEFGH0123456789JK", "one", WHEN, None, {"icemagic": {"author": "Ada"}}, ("main", "v1"))
@@ -103,7 +103,7 @@ def test_the_first_line_is_marked_when_there_are_more(text, line):
 
 def test_a_log_becomes_a_dataframe_with_a_row_a_version():
     frame = Log("main", (TWO, ONE), truncated=False).to_dataframe()
-    assert list(frame.columns) == ["id", "refs", "time", "author", "message"]
+    assert list(frame.columns) == ["id", "refs", "time", "author", "message", "checks"]
     assert list(frame["id"]) == [TWO.id, ONE.id]
     assert frame["refs"][1] == "main, v1"
     assert frame["time"][1] == WHEN

@@ -6,11 +6,12 @@ import subprocess
 
 import icechunk
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from icemagic import history, refs
-from icemagic.errors import RefNameError, UnknownVersionError
+from icemagic import history, locking, refs
+from icemagic.errors import RefNameError, TransactionError, UnknownVersionError
 
 
 def new_repo(spec_version: int = 2) -> icechunk.Repository:
@@ -173,3 +174,47 @@ def test_branches_and_tags_are_listed_by_name_with_their_versions(repo):
     assert list(refs.tags(repo)) == ["tag-a", "tag-b"]
     assert refs.tags(repo)["tag-a"].refs == ("main", "tag-a", "tag-b")
     assert len(refs.tags(repo)) == 2
+
+
+def test_deleting_says_where_the_name_stood_and_takes_only_that_name(either):
+    first, second = commit(either), commit(either)
+    for name in ("a", "b"):
+        refs.create_branch(either, name, first)
+        refs.create_tag(either, name, second)
+    assert refs.delete_branch(either, "a") == first
+    assert refs.delete_tag(either, "b") == second
+    assert either.list_branches() == {"main", "b"}
+    assert either.list_tags() == {"a"}
+    assert [resolve(either, name) for name in ("main", "a", "b")] == [second, second, first]
+
+
+def test_deleting_an_unknown_name_changes_nothing_and_names_the_nearest(either):
+    at = commit(either)
+    refs.create_branch(either, "develop", at)
+    refs.create_tag(either, "v1.0", at)
+    with pytest.raises(UnknownVersionError, match=r"no branch 'devlop'.\nDid you mean develop"):
+        refs.delete_branch(either, "devlop")
+    with pytest.raises(UnknownVersionError, match=r"no tag 'v1'.\nDid you mean v1.0"):
+        refs.delete_tag(either, "v1")
+    assert either.list_branches() == {"main", "develop"}
+    assert either.list_tags() == {"v1.0"}
+
+
+def test_main_is_not_deleted(either):
+    at = commit(either)
+    with pytest.raises(RefNameError, match="'main' cannot be deleted"):
+        refs.delete_branch(either, "main")
+    assert either.lookup_branch("main") == at
+
+
+def test_deleting_holds_the_lock_of_a_local_repository(tmp_path, monkeypatch):
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "r")))
+    at = commit(repo)
+    refs.create_branch(repo, "dev", at)
+    refs.create_tag(repo, "v1", at)
+    monkeypatch.setattr(locking, "PATIENCE", 0.1)
+    with FileLock(tmp_path / "r" / locking.LOCK_NAME):
+        for delete, name in ((refs.delete_branch, "dev"), (refs.delete_tag, "v1")):
+            with pytest.raises(TransactionError):
+                delete(repo, name)
+    assert resolve(repo, "dev") == resolve(repo, "v1") == at

@@ -1,0 +1,203 @@
+"""Checks what is to be committed: what is always checked, what one commit asks for, and what the store itself demands.
+
+A group must still decode: arrays that share a dimension agree in its length, and labels do not change under rows that
+were left as they were. Metadata decide, and labels where an append wrote them anew; data are read only for a valid
+range that somebody demanded, and then only the chunks that were written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from zarr.core.sync import sync
+
+from icemagic import diff
+from icemagic.coordinates import stored_chunk
+from icemagic.display import count
+from icemagic.errors import GuardError
+from icemagic.records import ArrayDiff, Diff, Verdict
+
+if TYPE_CHECKING:
+    import icechunk
+    import xarray as xr
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What one commit may do at most, and what must be true of its outcome."""
+
+    only: tuple[str, ...] = ()
+    """Paths of the arrays that may change; empty allows all."""
+    max_chunks: int | None = None
+    """Most chunks that may change."""
+    no_delete: bool = False
+    """Whether no array or group may be removed and no array may shrink."""
+    expect: Mapping[str, Callable[[xr.Dataset], object]] = field(default_factory=dict)
+    """A sentence or an expression to a function of the dataset to be committed, which must give something true."""
+
+    @property
+    def limits(self) -> bool:
+        """Whether anything limits how far the changes may reach."""
+        return bool(self.only) or self.max_chunks is not None or self.no_delete
+
+    def words(self) -> str:
+        """Say all checks in one short line, as it is recorded."""
+        words = [f"only {', '.join(self.only)}"] if self.only else []
+        words += [f"at most {count(self.max_chunks, 'chunk')}"] if self.max_chunks is not None else []
+        words += ["nothing deleted"] if self.no_delete else []
+        return "; ".join([*words, *self.expect])
+
+
+def decode(repo: icechunk.Repository, session: icechunk.Session) -> Verdict:
+    """Check that every group that a session touched still decodes."""
+    status = session.status()
+    arrays = {*status.new_arrays, *status.deleted_arrays, *status.updated_arrays}
+    groups = {_group(path) for path in arrays}
+    problems = []
+    for group in sorted(groups):
+        problems += _disagreeing(sync(_arrays(session.store, group)), group)
+    if arrays and not problems:
+        base = repo.readonly_session(snapshot_id=session.snapshot_id)
+        problems = [text for path in sorted(status.updated_chunks) for text in _relabelled(base, session, path, arrays)]
+    return Verdict("groups must decode", not problems, "; ".join(problems[:_SHOWN]))
+
+
+def _group(path: str) -> str:
+    return path.strip("/").rpartition("/")[0]
+
+
+async def _arrays(store: icechunk.IcechunkStore, group: str) -> dict[str, Mapping[str, Any]]:
+    """Return the metadata of the arrays of a group by name."""
+    names = sorted([name async for name in store.list_dir(group) if name != "zarr.json"])
+    documents = await asyncio.gather(*(diff.read_metadata(store, f"{group}/{name}") for name in names))
+    return {
+        name: document
+        for name, document in zip(names, documents, strict=True)
+        if document is not None and document["node_type"] == "array"
+    }
+
+
+def _disagreeing(arrays: Mapping[str, Mapping[str, Any]], group: str) -> list[str]:
+    """Say which dimensions have more than one length in a group."""
+    lengths: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, metadata in arrays.items():
+        for dim, length in zip(metadata.get("dimension_names") or (), metadata["shape"], strict=False):
+            if dim is not None:
+                lengths[dim][length].append(name)
+    place = f" in {group}" if group else ""
+    return [
+        f"{dim}{place} is " + " and ".join(f"{length:,} in {_some(names)}" for length, names in sorted(found.items()))
+        for dim, found in sorted(lengths.items())
+        if len(found) > 1
+    ]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _relabelled(base: icechunk.Session, session: icechunk.Session, path: str, touched: set[str]) -> list[str]:
+    """Say which rows would get other labels because a coordinate was written anew while they were left alone."""
+    name = path.rpartition("/")[2]
+    before, after = (sync(diff.read_metadata(one.store, path)) for one in (base, session))
+    if before is None or after is None or before.get("dimension_names") != [name]:
+        return []
+    grown = sorted(other for other in touched if _group(other) == _group(path) and other != path)
+    kept = [other for other in grown if _keeps_rows(base, session, other, name)]
+    if not kept or _same_labels(base, session, path):
+        return []
+    rows = ", ".join(other.rpartition("/")[2] for other in kept[:_SHOWN])
+    return [f"{name} got other labels, while {rows} keeps what was stored under the old ones"]
+
+
+def _keeps_rows(base: icechunk.Session, session: icechunk.Session, path: str, dim: str) -> bool:
+    """Whether an array along a dimension was resized and still holds chunks of before."""
+    before, after = (sync(diff.read_nodes(one.store, [path])).get(path) for one in (base, session))
+    if before is None or after is None or not after.is_array or not before.is_array:
+        return False
+    along = dim in (before.metadata.get("dimension_names") or ())
+    resized = before.metadata["shape"] != after.metadata["shape"]
+    return along and resized and any(after.chunks.get(at) == chunk for at, chunk in before.chunks.items())
+
+
+def _same_labels(base: icechunk.Session, session: icechunk.Session, path: str) -> bool:
+    import zarr
+
+    old, new = (zarr.open_array(one.store, path=path, mode="r") for one in (base, session))
+    length = min(old.shape[0], new.shape[0])
+    if dict(old.attrs).get("units") != dict(new.attrs).get("units"):
+        return False
+    chunk = stored_chunk(old)[0]
+    written = sorted(at for (at,) in session.status().updated_chunks[path] if at * chunk < length)
+    pieces = [slice(at * chunk, min((at + 1) * chunk, length)) for at in written]
+    return all(np.array_equal(np.asarray(old[piece]), np.asarray(new[piece])) for piece in pieces)
+
+
+def limits(changed: Diff, checks: Checks) -> list[Verdict]:
+    """Check how far the changes reach."""
+    found = []
+    arrays = {array.path for array in changed.arrays} | {change.path for change in changed.attributes}
+    if checks.only:
+        beyond = sorted(arrays - set(checks.only))
+        found.append(
+            Verdict(f"only {', '.join(checks.only)} may change", not beyond, f"{', '.join(beyond)} changed, too")
+        )
+    if checks.max_chunks is not None:
+        number = sum(array.changed_chunks for array in changed.arrays)
+        found.append(
+            Verdict(
+                f"at most {count(checks.max_chunks, 'chunk')} may change",
+                number <= checks.max_chunks,
+                f"{count(number, 'chunk')} changed",
+            )
+        )
+    if checks.no_delete:
+        gone = [array.path for array in changed.arrays if array.status == "removed" or _shrank(array)]
+        gone += [path for path, status in changed.groups.items() if status == "removed"]
+        found.append(Verdict("nothing may be deleted", not gone, f"{', '.join(gone)} was removed or cut"))
+    return found
+
+
+def _shrank(array: ArrayDiff) -> bool:
+    shapes = next(((change.before, change.after) for change in array.changes if change.what == "shape"), ((), ()))
+    return any(after < before for before, after in zip(*shapes, strict=False))
+
+
+def expectations(dataset: Callable[[], xr.Dataset], checks: Checks) -> list[Verdict]:
+    """Ask what was expected of the dataset that is to be committed.
+
+    An expectation that raises passes its exception on: it is a mistake in the question, not an answer.
+    """
+    if not checks.expect:
+        return []
+    opened = dataset()
+    return [Verdict(f"{said} must hold", *_truth(ask(opened))) for said, ask in checks.expect.items()]
+
+
+def _truth(answer: Any) -> tuple[bool, str]:  # noqa: ANN401  the answer of the user's own function
+    values = np.asarray(answer)
+    if values.size != 1:
+        return False, f"it gives {values.size:,} values instead of true or false; add .all() or .any()"
+    return bool(values.item()), f"it is {values.item()}"
+
+
+def refuse(verdicts: Iterable[Verdict]) -> None:
+    """Raise when a check did not pass.
+
+    Raises
+    ------
+    GuardError
+        With each check that did not pass and what exceeded it.
+    """
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    if failed:
+        said = "; ".join(f"{verdict.check}, but {verdict.said}" for verdict in failed)
+        hint = "Mend it in the cell and run it again; --dry-run shows all that a cell would commit."
+        raise GuardError(f"Nothing was committed: {said}.", hint)

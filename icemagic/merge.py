@@ -1,0 +1,303 @@
+"""Carries what changed between two states over to a third: the one three-way rule of conflicts, revert and stashes.
+
+Base, ours and theirs are three states of one repository: snapshots or open sessions. What only ours changed is taken as
+raw bytes, what only theirs changed stays, and what both changed differently is a conflict:
+
+- a chunk that both wrote, an attribute or the shape that both changed, a node that both added;
+- a definition (data type, chunks, codecs, fill value, dimension names) changed on one side of an array that the other
+  side changed in any way;
+- a node that one side removed and the other changed, or in which it made something new;
+- a shape that one side cut where the other wrote, and an attribute that says how values are encoded
+  (https://docs.xarray.dev/en/stable/internals/time-coding.html, CF conventions 8.1) changed on one side while the other
+  wrote chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from icemagic.diff import Node, chunk_key, chunk_shape, read_metadata, read_nodes
+
+if TYPE_CHECKING:
+    import icechunk
+
+Side = Literal["ours", "theirs"]
+Nodes = Mapping[str, Node]
+
+ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar", "dtype", "_Unsigned")
+"""Attributes without which the numbers of a chunk mean something else."""
+_MERGED = ("attributes", "shape", "consolidated_metadata")
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Clash:
+    """What both sides changed in one node."""
+
+    path: str
+    """Path of the node with a leading slash, as icechunk writes it."""
+    what: str
+    """In words: ``shape``, ``attribute units``, ``its removal``; ``chunks`` where both sides wrote the same chunks."""
+    chunks: tuple[tuple[int, ...], ...] = ()
+    """Numbers of those chunks."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What has to be done to a node of theirs."""
+
+    path: str
+    metadata: Mapping[str, Any] | None
+    """Zarr metadata that it gets; None removes it."""
+    anew: bool = False
+    """Whether the node is made anew, because its definition differs or it is not there."""
+    chunks: tuple[tuple[int, ...], ...] = ()
+    """Chunks that become as they are in ours."""
+
+
+def compare(
+    base: icechunk.IcechunkStore,
+    ours: icechunk.IcechunkStore,
+    theirs: icechunk.IcechunkStore,
+    *,
+    our_paths: set[str],
+    their_paths: set[str],
+    choices: Mapping[str, Side] | None = None,
+) -> tuple[list[Edit], list[Clash]]:
+    """Return the edits that carry ours over to theirs, and what stands in the way.
+
+    Parameters
+    ----------
+    base, ours, theirs : icechunk.IcechunkStore
+        The three states.
+    our_paths, their_paths : set of str
+        Paths of the nodes that each side may have changed since `base`, with a leading slash.
+    choices : mapping, optional
+        Path of a node to the side that wins where both changed the same.
+    """
+    a, b, c = (sync(read_nodes(store, our_paths)) for store in (base, ours, theirs))
+    edits: list[Edit] = []
+    clashes: list[Clash] = []
+    for path in sorted(our_paths):
+        edit, found = _node(path, a.get(path), b.get(path), c.get(path), (choices or {}).get(path))
+        edits += [edit] if edit else []
+        clashes += found
+    clashes += _orphans(edits, c, theirs, their_paths - our_paths)
+    return edits, clashes
+
+
+def apply(edits: Iterable[Edit], source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
+    """Do the edits in `target`; chunks are copied from `source` as raw bytes."""
+    sync(_apply(list(edits), source, target))
+
+
+def without(edits: Iterable[Edit], chunks: Mapping[str, set[tuple[int, ...]]]) -> list[Edit]:
+    """Return the edits without some chunks, given by the path of their array."""
+    return [
+        replace(edit, chunks=tuple(at for at in edit.chunks if at not in chunks.get(edit.path, ()))) for edit in edits
+    ]
+
+
+def settle(
+    edits: Iterable[Edit], paths: Iterable[str], theirs: icechunk.IcechunkStore, target: icechunk.IcechunkStore
+) -> None:
+    """Give the nodes that a rebase touched the metadata that the edits say, or theirs where no edit names them."""
+    wanted = {path: node.metadata for path, node in sync(read_nodes(theirs, paths)).items()}
+    wanted |= {edit.path: edit.metadata for edit in edits if edit.metadata is not None}
+    for path, metadata in wanted.items():
+        if sync(read_metadata(target, path)) not in (None, metadata):
+            sync(_set_metadata(target, path, metadata))
+
+
+async def _set_metadata(target: icechunk.IcechunkStore, path: str, metadata: Mapping[str, Any]) -> None:
+    document = default_buffer_prototype().buffer.from_bytes(json.dumps(metadata).encode())
+    await target.set(f"{path.strip('/')}/zarr.json".lstrip("/"), document)
+
+
+def _node(
+    path: str, base: Node | None, ours: Node | None, theirs: Node | None, choice: Side | None
+) -> tuple[Edit | None, list[Clash]]:
+    if ours in (base, theirs):
+        return None, []
+    if theirs == base:
+        return _take(path, ours, theirs), []
+    what = _whole(base, ours, theirs)
+    if what is not None:
+        return (_take(path, ours, theirs), []) if choice == "ours" else (None, [] if choice else [Clash(path, what)])
+    assert base is not None
+    assert ours is not None
+    assert theirs is not None
+    return _parts(path, base, ours, theirs, choice)
+
+
+def _take(path: str, ours: Node | None, theirs: Node | None) -> Edit:
+    """Make the node of theirs as it is in ours."""
+    if ours is None:
+        return Edit(path, None)
+    if (
+        theirs is None
+        or ours.is_array != theirs.is_array
+        or (ours.is_array and _definition(ours) != _definition(theirs))
+    ):
+        return Edit(path, ours.metadata, anew=True, chunks=tuple(sorted(ours.chunks)))
+    return Edit(path, ours.metadata, chunks=tuple(sorted(_differing(ours, theirs))))
+
+
+def _whole(base: Node | None, ours: Node | None, theirs: Node | None) -> str | None:
+    """Say what forbids to merge two changed nodes part by part, if anything does."""
+    if base is None:
+        return "its creation"
+    if ours is None or theirs is None:
+        return "its removal"
+    if base.is_array and not _definition(base) == _definition(ours) == _definition(theirs):
+        return "its definition"
+    return None
+
+
+def _parts(path: str, base: Node, ours: Node, theirs: Node, choice: Side | None) -> tuple[Edit, list[Clash]]:
+    """Merge shape, attributes and chunks of a node that both sides changed."""
+    attributes, clashing = _attributes(base, ours, theirs, choice)
+    clashes = [Clash(path, f"attribute {key}") for key in clashing]
+    metadata = {**theirs.metadata, "attributes": attributes}
+    if not ours.is_array:
+        return Edit(path, metadata), clashes
+    mine, others = _differing(ours, base), _differing(theirs, base)
+    both = {at for at in mine & others if ours.chunks.get(at) != theirs.chunks.get(at)}
+    shape, cut = _shape(base, ours, theirs, mine, others)
+    if choice is None:
+        clashes += [Clash(path, "shape")] if cut else []
+        clashes += [Clash(path, f"attribute {key}, without which its numbers mean something else") for key in
+                    _encoding(base, ours, theirs, mine, others)]  # fmt: skip
+        clashes += [Clash(path, "chunks", tuple(sorted(both)))] if both else []
+    if cut:
+        shape = (theirs if choice == "theirs" else ours).metadata["shape"]
+    chunks = mine - both if choice == "theirs" else mine
+    outside = {at for at in theirs.chunks.keys() | chunks if _beyond(at, shape, base)}
+    # What lies outside of the shape must not come back when the array grows again.
+    chunks = (chunks - outside) | (outside & theirs.chunks.keys())
+    return Edit(path, {**metadata, "shape": shape}, chunks=tuple(sorted(chunks))), clashes
+
+
+def _attributes(base: Node, ours: Node, theirs: Node, choice: Side | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the merged attributes, and the keys that both sides changed."""
+    a, b, c = (dict(node.metadata.get("attributes", {})) for node in (base, ours, theirs))
+    merged, clashing = dict(c), []
+    for key in {**a, **b}:
+        mine, others = (_of(side, key) != _of(a, key) for side in (b, c))
+        if not mine or _of(b, key) == _of(c, key):
+            continue
+        if others and choice != "ours":
+            clashing += [] if choice else [key]
+            continue
+        merged.pop(key, None)
+        merged |= {key: b[key]} if key in b else {}
+    return merged, clashing
+
+
+def _shape(
+    base: Node, ours: Node, theirs: Node, mine: set[tuple[int, ...]], others: set[tuple[int, ...]]
+) -> tuple[list[int], bool]:
+    """Return the merged shape, and whether the two sides contradict each other in it."""
+    a, b, c = (list(node.metadata["shape"]) for node in (base, ours, theirs))
+    if b in (a, c) or c == a:
+        shape, written = (c, mine & ours.chunks.keys()) if b == a else (b, others & theirs.chunks.keys())
+        return shape, b != c and any(_beyond(at, shape, base) for at in written)
+    return c, True
+
+
+def _beyond(at: tuple[int, ...], shape: list[int], node: Node) -> bool:
+    """Whether a chunk lies outside of a shape; on an irregular grid that is not known."""
+    sides = zip(at, chunk_shape(node.metadata), shape, strict=False)
+    return any(number * chunk >= length for number, chunk, length in sides)
+
+
+def _encoding(
+    base: Node, ours: Node, theirs: Node, mine: set[tuple[int, ...]], others: set[tuple[int, ...]]
+) -> list[str]:
+    """Return the encoding attributes that one side changed while the other wrote chunks."""
+    a, b, c = (node.metadata.get("attributes", {}) for node in (base, ours, theirs))
+    return [
+        key
+        for key in ENCODING
+        if (others and _of(b, key) != _of(a, key) == _of(c, key))
+        or (mine and _of(c, key) != _of(a, key) == _of(b, key))
+    ]
+
+
+def _orphans(edits: Iterable[Edit], known: Nodes, theirs: icechunk.IcechunkStore, their_paths: set[str]) -> list[Clash]:
+    """Find what would lie in a group that the other side removed."""
+    edits = list(edits)
+    removed = {edit.path for edit in edits if edit.metadata is None}
+    replaced = removed | {edit.path for edit in edits if edit.anew}
+    made = {edit.path for edit in edits if edit.metadata is not None} | (known.keys() - removed)
+    clashes = [
+        Clash(edit.path, "its group, which one side removed")
+        for edit in edits
+        if edit.metadata is not None and not _exists(_parent(edit.path), made, theirs)
+    ]
+    added = sync(read_nodes(theirs, {path for path in their_paths if replaced & _above(path)}))
+    return clashes + [Clash(path, "its group, which one side removed") for path in added]
+
+
+def _exists(path: str | None, made: set[str], theirs: icechunk.IcechunkStore) -> bool:
+    return path is None or path in made or sync(read_metadata(theirs, path)) is not None
+
+
+def _parent(path: str) -> str | None:
+    return None if path == "/" else path.rpartition("/")[0] or "/"
+
+
+def _above(path: str) -> set[str]:
+    parent = _parent(path)
+    return set() if parent is None else {parent} | _above(parent)
+
+
+def _differing(one: Node, other: Node) -> set[tuple[int, ...]]:
+    return {at for at in one.chunks.keys() | other.chunks.keys() if one.chunks.get(at) != other.chunks.get(at)}
+
+
+def same_encoding(one: Node, other: Node) -> bool:
+    """Whether the bytes of a chunk mean the same in two arrays."""
+    a, b = (node.metadata.get("attributes", {}) for node in (one, other))
+    return _definition(one) == _definition(other) and all(_of(a, key) == _of(b, key) for key in ENCODING)
+
+
+def _definition(node: Node) -> str:
+    """Return what makes chunks readable: all metadata but shape and attributes."""
+    rest = {key: value for key, value in node.metadata.items() if key not in _MERGED}
+    return json.dumps(rest, sort_keys=True)
+
+
+def _of(attributes: Mapping[str, Any], key: str) -> str | None:
+    """Return an attribute in a form that compares; absent differs from null."""
+    return json.dumps(attributes[key], sort_keys=True) if key in attributes else None
+
+
+async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
+    prototype = default_buffer_prototype()
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def copy(key: str) -> None:
+        async with gate:
+            value = await source.get(key, prototype)
+            if value is None:
+                await target.delete(key)
+            else:
+                await target.set(key, value)
+
+    for edit in edits:
+        if edit.metadata is None or edit.anew:
+            await target.delete_dir(edit.path.strip("/"))
+    for edit in edits:
+        if edit.metadata is None:
+            continue
+        if await read_metadata(target, edit.path) != edit.metadata:
+            await _set_metadata(target, edit.path, edit.metadata)
+        await asyncio.gather(*(copy(chunk_key(edit.path, at)) for at in edit.chunks))

@@ -1,0 +1,193 @@
+"""Brings back what was: a whole version, an array, a region of one, or the state before one commit.
+
+Each function changes a writable session and commits nothing. Whole chunks are moved as raw bytes; where a region cuts a
+chunk, only the values inside are written.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from icemagic import coordinates, diff, history, merge
+from icemagic.conflicts import sentences
+from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError, did_you_mean
+
+if TYPE_CHECKING:
+    import icechunk
+    import xarray as xr
+
+    from icemagic.coordinates import Box, Selection
+
+
+def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: str, path: str | None = None) -> None:
+    """Make everything, or the nodes at and below a path, what it was in a snapshot.
+
+    Raises
+    ------
+    SelectionError
+        When the snapshot has nothing at the path; the hint names the nearest.
+    NothingToCommitError
+        When nothing differs.
+    """
+    source = repo.readonly_session(snapshot_id=snapshot_id).store
+    paths = diff.touched(repo, snapshot_id, session.snapshot_id) if snapshot_id != session.snapshot_id else set()
+    if path is not None:
+        wanted = _node(path, source)
+        paths = {one for one in paths if one == wanted or one.startswith(f"{wanted}/")} | set(_above(wanted))
+    edits, _ = merge.compare(session.store, source, session.store, our_paths=paths, their_paths=set())
+    if path is not None:  # the groups above are only made where they are gone
+        edits = [edit for edit in edits if edit.anew or edit.path not in set(_above(wanted))]
+    merge.apply(edits, source, session.store)
+    _refuse_unchanged(session)
+
+
+def restore_region(
+    repo: icechunk.Repository, session: icechunk.Session, snapshot_id: str, path: str, selection: Selection
+) -> None:
+    """Make a region of an array, given in coordinates, what it was in a snapshot; all else stays bit by bit.
+
+    Raises
+    ------
+    SelectionError
+        When the region is not there, or had other labels or another form in the snapshot.
+    NothingToCommitError
+        When nothing differs.
+    """
+    source = repo.readonly_session(snapshot_id=snapshot_id).store
+    wanted = _node(path, source)
+    _node(path, session.store)
+    name = wanted.rpartition("/")[2]
+    now, then = (_dataset(store, wanted) for store in (session.store, source))
+    region = coordinates.region(now, name, selection)
+    _refuse_other_form(now[name], then[name], region)
+    _copy_region(session.store, source, wanted, region)
+    _refuse_unchanged(session)
+
+
+def revert(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: str) -> None:
+    """Take back what one version changed.
+
+    Raises
+    ------
+    ConflictError
+        When later versions changed the same.
+    UnknownVersionError
+        When the version before it expired, or it is the empty start.
+    """
+    version = history.version(repo, snapshot_id)
+    if version is None or version.parent is None or diff.follows_expired(repo, version):
+        title = history.title(repo, snapshot_id)
+        raise UnknownVersionError(f"The version before {title} is not there any more.", "%ice restore takes a version.")
+    carry(repo, session, (version.id, version.parent))
+
+
+def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, str]) -> None:
+    """Change in a session what changed on the way from one snapshot to another.
+
+    Raises
+    ------
+    ConflictError
+        When the same was changed otherwise in the version that the session stands on.
+    NothingToCommitError
+        When nothing is left to change.
+    """
+    base, tip = way[0], session.snapshot_id
+    before, after = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in way)
+    their_paths = diff.touched(repo, base, tip) if base != tip else set()
+    edits, clashes = merge.compare(
+        before, after, session.store, our_paths=diff.touched(repo, *way), their_paths=their_paths
+    )
+    if clashes:
+        said = "; ".join(sentences(repo, session, base, tip, clashes))
+        text = f"Later versions changed the same: {said}. Nothing was changed."
+        raise ConflictError(text, "%ice restore REF ARRAY --sel … brings back a part.")
+    merge.apply(edits, after, session.store)
+    _refuse_unchanged(session)
+
+
+def _refuse_unchanged(session: icechunk.Session) -> None:
+    if not session.has_uncommitted_changes:
+        raise NothingToCommitError("It is like that already, so there is nothing to commit.")
+
+
+def _node(path: str, store: icechunk.IcechunkStore) -> str:
+    """Return the path of a node that is there, with a leading slash."""
+    wanted = f"/{path.strip('/')}"
+    if sync(diff.read_metadata(store, wanted)) is None:
+        known = sync(_names(store))
+        raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
+    return wanted
+
+
+async def _names(store: icechunk.IcechunkStore) -> list[str]:
+    return [key.removesuffix("/zarr.json") async for key in store.list() if key.endswith("/zarr.json")]
+
+
+def _above(path: str) -> list[str]:
+    parts = path.strip("/").split("/")[:-1]
+    return ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def _dataset(store: icechunk.IcechunkStore, path: str) -> xr.Dataset:
+    import xarray as xr
+
+    group = path.strip("/").rpartition("/")[0] or None
+    dataset: xr.Dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+    return dataset
+
+
+def _refuse_other_form(now: xr.DataArray, then: xr.DataArray, region: Box) -> None:
+    if now.dims != then.dims or any(side.stop > length for side, length in zip(region, then.shape, strict=True)):
+        text = f"In that version {now.name} is {_form(then)}, now it is {_form(now)}: the region is not in both."
+        raise SelectionError(text, "Restore the whole array, without --sel.")
+    for dim, side in zip(now.dims, region, strict=True):
+        labels = [array.get_index(dim)[side.start : side.stop] for array in (now, then)]
+        if not labels[0].equals(labels[1]):
+            text = f"{dim} had other labels in that version, so the region is not the same."
+            raise SelectionError(text, "Restore the whole array, without --sel.")
+
+
+def _form(array: xr.DataArray) -> str:
+    return " × ".join(f"{dim} {length:,}" for dim, length in array.sizes.items()) or "one value"
+
+
+def _copy_region(target: icechunk.IcechunkStore, source: icechunk.IcechunkStore, path: str, region: Box) -> None:
+    """Copy whole chunks as raw bytes, and the values of those that the region cuts."""
+    import zarr
+
+    into, out = zarr.open_array(target, path=path, mode="r+"), zarr.open_array(source, path=path, mode="r")
+    now, then = (sync(diff.read_nodes(store, [path]))[path] for store in (target, source))
+    if not merge.same_encoding(now, then):
+        text = f"In that version {path.strip('/')} had another data type, chunks or encoding."
+        raise SelectionError(text, "Restore the whole array, without --sel.")
+    chunk = coordinates.stored_chunk(into)
+    numbers = (range(side.start // size, -(-side.stop // size)) for side, size in zip(region, chunk, strict=True))
+    for at in product(*numbers):
+        if now.chunks.get(at) == then.chunks.get(at):
+            continue
+        part = tuple(
+            slice(max(side.start, number * size), min(side.stop, (number + 1) * size))
+            for side, number, size in zip(region, at, chunk, strict=True)
+        )
+        if _whole(part, at, chunk, (into.shape, out.shape)):
+            sync(_copy(diff.chunk_key(path, at), source, target))
+        else:
+            into[part] = out[part]
+
+
+def _whole(part: tuple[slice, ...], at: tuple[int, ...], chunk: tuple[int, ...], shapes: tuple[Any, Any]) -> bool:
+    """Whether a part is all of a chunk, in arrays of either shape."""
+    return all(
+        (one.start, one.stop) == (number * size, min((number + 1) * size, length))
+        for shape in shapes
+        for one, number, size, length in zip(part, at, chunk, shape, strict=True)
+    )
+
+
+async def _copy(key: str, source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
+    value = await source.get(key, default_buffer_prototype())
+    await (target.delete(key) if value is None else target.set(key, value))
