@@ -236,9 +236,13 @@ def test_a_verb_returns_what_the_method_of_the_store_returns(three: Typed, line:
 
 
 def test_every_verb_on_a_store_is_tried():
-    from icemagic.commands import VERBS as KNOWN
-
-    assert {line.split()[0] for line in VERBS} == {name for name, verb in KNOWN.items() if verb.on_store}
+    elsewhere = {
+        found
+        for name in ("test_answers.py", "test_workbench.py")
+        for found in re.findall(r"%ice (\w+)", Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    }
+    on_store = {name for name, verb in commands.VERBS.items() if verb.on_store}
+    assert on_store - {line.split()[0] for line in VERBS} <= elsewhere
 
 
 def test_a_verb_in_the_middle_of_a_transaction_sees_it(shell: Typed):

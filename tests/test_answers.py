@@ -1,0 +1,315 @@
+"""What the verbs that change, guard and keep up a store answer when they are typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import icechunk
+import pytest
+import zarr
+
+from icemagic import IcechunkStore
+from icemagic.records import Committed, Rehearsal
+from shells import Typed, fresh_shell
+
+MAKE = 'zarr.open_group(store).create_array("x", shape=400, chunks=100, dtype="f8", compressors=None)[:] = 0'
+SET = 'zarr.open_group(store)["x"][{}:{}] = {}'
+THEIRS = """
+other = IcechunkStore.open(store.repo)
+with other.transaction("theirs"):
+    zarr.open_group(other)["x"][50:60] = 9
+"""
+
+
+@pytest.fixture
+def shell() -> Iterator[Typed]:
+    with fresh_shell() as typed:
+        typed.get("%load_ext icemagic")
+        typed.open_memory()
+        typed.get('%%commit "first"', MAKE)
+        typed.get('%%commit "second"', SET.format(0, 100, 1))
+        typed.get('%%commit "third"', SET.format(100, 200, 2))
+        yield typed
+
+
+def values(shell: Typed) -> list[float]:
+    """Return the first value of each chunk of the newest version of the branch."""
+    return zarr.open_group(shell["store"], mode="r")["x"][::100].tolist()
+
+
+def messages(shell: Typed) -> list[str]:
+    return [version.message for version in shell["store"].list_versions()]
+
+
+# -- back and forth ----------------------------------------------------------------------------------------------------
+
+
+def test_undo_and_redo_move_the_store_along(shell: Typed):
+    shell.get("%ice undo")
+    assert values(shell) == [1, 0, 0, 0]
+    shell.get("%ice undo")
+    assert messages(shell) == ["first"]
+    shell.get("%ice redo")
+    assert values(shell) == [1, 0, 0, 0]
+    shell.get('%%commit "other"', SET.format(300, 400, 4))
+    assert "redo" in shell.run("%ice redo").error_in_exec.args[0]
+
+
+def test_undo_refuses_when_somebody_committed_since(shell: Typed):
+    shell.get(THEIRS)
+    said = shell.refusal("%ice undo")
+    assert "theirs" in said
+    assert "%ice refresh" in said
+    assert shell["other"].list_versions()[-1].message == "theirs"
+
+
+def test_reset_can_be_undone(shell: Typed):
+    shell.get("%ice reset HEAD~2")
+    assert messages(shell) == ["first"]
+    shell.get("%ice undo")
+    assert messages(shell) == ["first", "second", "third"]
+
+
+def test_revert_takes_back_one_commit_and_keeps_later_ones(shell: Typed):
+    assert isinstance(shell.get("%ice revert HEAD~1"), Committed)
+    assert values(shell) == [0, 2, 0, 0]
+
+
+def test_restore_brings_back_everything_or_one_array(shell: Typed):
+    shell.get("%ice restore HEAD~2 x")
+    assert values(shell) == [0, 0, 0, 0]
+    shell.get("%ice restore HEAD~1")
+    assert values(shell) == [1, 2, 0, 0]
+    assert messages(shell)[:3] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("selection", ["t", "t=", "=1/2", "t=1/"])
+def test_a_selection_that_is_none_is_refused_with_an_example(shell: Typed, selection: str):
+    assert "--sel epoch=" in shell.refusal(f"%ice restore HEAD x --sel {selection}")
+
+
+def test_amend_changes_the_message_of_the_own_newest_commit_alone(shell: Typed):
+    shell.get('%ice amend "third, better"')
+    assert messages(shell) == ["first", "second", "third, better"]
+    shell.get(THEIRS)
+    assert "theirs" in shell.refusal('%ice amend "mine"')
+
+
+def test_a_deleted_branch_comes_back_and_a_deleted_tag_says_how_its_version_stays(shell: Typed):
+    shell.get("%ice branch dev")
+    shell.get("%ice tag v1")
+    shell.get("%ice branch dev --delete")
+    assert "dev" not in shell["store"].branches()
+    shell.get("%ice undo")
+    assert "dev" in shell["store"].branches()
+    assert "cannot be given again" in str(shell.get("%ice tag v1 --delete"))
+    assert "%ice tag" in shell.refusal("%ice undo")
+    assert "Switch to another branch" in shell.refusal("%ice branch main --delete")
+
+
+def test_a_version_that_was_reset_away_is_rescued_as_a_branch(shell: Typed):
+    shell.get("%ice reset HEAD~2")
+    listed = shell.get("%ice rescue")
+    assert [version.message for version in listed] == ["third", "second"]
+    assert "needs the name of a branch" in shell.refusal(f"%ice rescue {listed[0].id[:8]}")
+    shell.get(f"%ice rescue {listed[0].id[:8]} saved")
+    shell.get("%ice switch saved")
+    assert values(shell) == [1, 2, 0, 0]
+
+
+# -- checks of one commit ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--only y,z", "only y, z may change, but x changed, too"),
+        ("--max-chunks 1", "at most 1 chunk may change, but 2 chunks changed"),
+        ("--no-delete", "nothing may be deleted, but x was removed or cut"),
+        ('--expect "ds.x.max() > 5"', "ds.x.max() > 5 must hold, but it is False"),
+    ],
+)
+def test_a_check_refuses_and_leaves_nothing_behind(shell: Typed, options: str, said: str):
+    body = 'zarr.open_group(store)["x"].resize(100)' if "delete" in options else SET.format(200, 400, 3)
+    dims = 'zarr.open_group(store).create_array("y", shape=1, dtype="i4", dimension_names=["t"])'
+    shell.get('%%commit "y"', dims)
+    before = messages(shell)
+    if "expect" in options:
+        options = options.replace("ds.x.max() > 5", "ds.y.max() > 5")
+        said = said.replace("ds.x.max() > 5", "ds.y.max() > 5")
+        shell.get('%%commit "no x"', 'del zarr.open_group(store)["x"]')
+        before, body = messages(shell), 'zarr.open_group(store)["y"][:] = 3'
+    assert said in shell.refusal(f'%%commit "it" {options}', body)
+    assert messages(shell) == before
+    assert not shell["store"].in_transaction
+
+
+def test_checks_that_passed_stand_in_the_log(shell: Typed):
+    shell.get('%%commit "it" --only x --max-chunks 2 --no-delete', SET.format(200, 300, 3))
+    assert "only x; at most 2 chunks; nothing deleted" in str(shell.get("%ice log"))
+
+
+@pytest.mark.parametrize("expression", ["ds.x.max( <", "", "import os"])
+def test_an_expectation_that_cannot_be_read_is_refused_before_the_cell_runs(shell: Typed, expression: str):
+    assert "cannot be read" in shell.refusal(f'%%commit "it" --expect "{expression}"', "ran = True")
+    assert "ran" not in shell.ip.user_ns
+
+
+def test_a_dry_run_commits_nothing_and_shows_every_verdict(shell: Typed):
+    before = messages(shell)
+    shown = shell.get('%%commit "it" --dry-run --max-chunks 1', SET.format(200, 400, 3))
+    assert isinstance(shown, Rehearsal)
+    assert not shown.passed
+    assert [verdict.passed for verdict in shown.verdicts] == [True, False]
+    assert "2 chunks" in str(shown)
+    assert messages(shell) == before
+    assert values(shell) == [1, 2, 0, 0]
+
+
+def test_chunks_written_with_the_bytes_they_had_are_reported_and_pruned(shell: Typed):
+    same = 'zarr.open_group(store)["x"][0:100] = 1'
+    plain = shell.get('%%commit "it"', same, SET.format(200, 300, 3))
+    assert "1 chunk written with the bytes they had" in str(plain)
+    pruned = shell.get('%%commit "again" --prune', same, SET.format(200, 300, 4))
+    assert values(shell) == [1, 2, 4, 0]
+    assert shell["store"].diff(pruned.version).arrays[0].changed_chunks == 1
+
+
+# -- conflicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_conflict_offers_the_choices_and_retry(shell: Typed):
+    said = shell.refusal('%%commit "mine"', THEIRS, SET.format(0, 100, 5))
+    assert "x at [0:100]" in said
+    assert "--retry" in said
+    assert "--ours x or --theirs x" in said
+    assert shell["other"].list_versions()[-1].message == "theirs"
+
+
+def test_retry_runs_the_cell_again_on_the_newest_version(shell: Typed):
+    shell.get("runs = []")
+    race = "runs.append(1)\nif len(runs) == 1:" + THEIRS.replace("\n", "\n    ")
+    add = 'x = zarr.open_group(store)["x"]\nx[0:100] = x[0:100] + 1'
+    shell.get('%%commit "mine" --retry', race, add)
+    assert len(shell["runs"]) == 2
+    assert zarr.open_group(shell["store"], mode="r")["x"][40:60:10].tolist() == [2, 10]
+    assert messages(shell)[-2:] == ["theirs", "mine"]
+
+
+def test_when_both_appended_retry_is_the_offer(shell: Typed):
+    grow = 'zarr.open_group({})["x"].append(np.ones({}))'
+    theirs = f'other = IcechunkStore.open(store.repo)\nwith other.transaction("t"):\n    {grow.format("other", 100)}'
+    said = shell.refusal('%%commit "mine"', theirs, grow.format("store", 50))
+    assert "x in shape" in said
+    assert "--retry" in said
+    assert "--ours" not in said
+
+
+@pytest.mark.parametrize(("side", "expected"), [("--ours x", [5, 5]), ("--theirs x", [1, 9])])
+def test_a_side_is_chosen_for_an_array(shell: Typed, side: str, expected: list[float]):
+    shell.get(f'%%commit "mine" {side}', THEIRS, SET.format(0, 100, 5), SET.format(300, 400, 5))
+    found = zarr.open_group(shell["store"], mode="r")["x"]
+    assert found[40:60:10].tolist() == expected
+    assert found[350] == 5
+
+
+# -- standing guards ---------------------------------------------------------------------------------------------------
+
+
+def test_a_protected_branch_takes_no_commit_until_that_is_ended(shell: Typed):
+    shell.get("%ice guard --protect main")
+    assert "protected" in shell.refusal('%%commit "it"', SET.format(0, 100, 5))
+    assert "protected" in shell.refusal("%ice reset HEAD~1")
+    assert "protected" in shell.refusal("%ice undo")
+    shell.get("%ice guard --unprotect main")
+    shell.get('%%commit "it"', SET.format(0, 100, 5))
+
+
+def test_a_demand_is_checked_in_every_commit_until_it_is_forgotten(shell: Typed):
+    shell.get("%ice guard x --range 0/3 --dtype float64")
+    assert "x must be dtype float64, between 0 and 3" in shell.refusal('%%commit "it"', SET.format(0, 100, 5))
+    assert "between 0 and 3" in str(shell.get("%ice guard"))
+    shell.get("%ice guard x --forget")
+    shell.get('%%commit "it"', SET.format(0, 100, 5))
+
+
+@pytest.mark.parametrize("line", ["guard --unique", "guard x", "guard x --range 3", "guard x --range a/b"])
+def test_a_guard_that_demands_nothing_of_anything_is_refused_with_an_example(shell: Typed, line: str):
+    assert "For example" in shell.refusal(f"%ice {line}")
+
+
+# -- upkeep ------------------------------------------------------------------------------------------------------------
+
+
+def test_expiry_is_planned_shown_and_then_done_exactly_so(shell: Typed):
+    plan = shell.get("%ice expire --keep 2")
+    assert [version.message for version in plan.versions] == ["first"]
+    assert messages(shell) == ["first", "second", "third"]
+    shell.get("%ice expire --yes")
+    assert messages(shell) == ["second", "third"]
+    assert values(shell) == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("verb", ["expire", "gc"])
+def test_nothing_is_done_without_a_plan_that_was_shown(shell: Typed, verb: str):
+    assert "No such plan was shown yet" in shell.refusal(f"%ice {verb} --yes")
+    shell.get({"expire": "%ice expire --keep 2", "gc": "%ice gc"}[verb])
+    assert "No such plan was shown yet" in shell.refusal(f"%ice {verb} --before 2024-01-01 --yes")
+    assert messages(shell) == ["first", "second", "third"]
+
+
+def test_a_plan_is_not_applied_to_a_repository_that_changed(shell: Typed):
+    shell.get("%ice expire --keep 1")
+    shell.get('%%commit "fourth"', SET.format(0, 100, 5))
+    shell.refusal("%ice expire --yes")
+    assert messages(shell) == ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("options", ["", "--keep 1 --before 2024-01-01"])
+def test_expiry_needs_a_date_or_a_number(shell: Typed, options: str):
+    assert "For example" in shell.refusal(f"%ice expire {options}")
+
+
+def test_garbage_is_kept_while_a_transaction_is_open_or_it_is_younger_than_a_day(shell: Typed):
+    assert "less than a day ago" in shell.refusal("%ice gc --before now")
+    shell.get("%ice gc --before now --recent")
+    shell.get("%ice begin")
+    assert "session is open" in shell.refusal("%ice gc --before now --recent")
+    shell.get(SET.format(0, 100, 5))
+    shell.get('%ice commit "it"')
+    assert values(shell) == [5, 2, 0, 0]
+
+
+def test_garbage_that_a_reset_left_is_deleted_and_everything_reachable_stays(shell: Typed):
+    shell.get("%ice reset HEAD~1")
+    shell.get("%ice gc --before now --recent")
+    shell.get("%ice gc --yes")
+    assert len(shell["store"].unreachable()) <= 1  # what is as young as this very second may stay
+    assert values(shell) == [1, 0, 0, 0]
+
+
+def test_usage_counts_every_version(shell: Typed):
+    used = shell.get("%ice du")
+    assert [row.added for row in used.versions] == [800, 800, 0]
+
+
+def test_a_repository_of_format_1_is_upgraded_after_the_plan_was_seen(shell: Typed, tmp_path: Path):
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path)), spec_version=1)
+    shell.ip.user_ns["store"] = store = IcechunkStore.open(repo)
+    with store.transaction("old"):
+        zarr.open_group(store).attrs["n"] = 1
+    assert "%ice upgrade" in str(shell.get("%ice doctor"))
+    assert "%ice upgrade" in shell.refusal("%ice undo")
+    shell.get("%ice upgrade")
+    assert store.repo.spec_version == 1
+    shell.get("%ice upgrade --yes")
+    assert store.repo.spec_version > 1
+    assert messages(shell) == ["old"]
+    shell.get("%ice undo")
+    assert messages(shell) == []
+
+
+def test_every_plan_says_from_when(shell: Typed):
+    assert f"{datetime.now(UTC):%Y-%m-}" in str(shell.get("%ice expire --keep 1"))
