@@ -6,7 +6,7 @@ icechunk keeps versions that no branch or tag reaches until garbage collection, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from icemagic.display import Table
@@ -16,6 +16,8 @@ from icemagic.records import Version, first_line, short, utc
 if TYPE_CHECKING:
     import icechunk
 
+TOLERANCE = timedelta(minutes=1)
+"""How much the clocks of two machines, or of a machine and a storage, may differ."""
 CHANGED = "The repository changed since the plan was made; nothing was done."
 PLAN_AGAIN = "Make a new plan and read it."
 

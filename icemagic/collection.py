@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from icemagic.backups import Backups, check_zone, prunable, prune
-from icemagic.census import CHANGED, PLAN_AGAIN, Census, check_gone, newest_first, take, version_table
+from icemagic.census import CHANGED, PLAN_AGAIN, TOLERANCE, Census, check_gone, newest_first, take, version_table
 from icemagic.display import Lines, Report, Shown, count, size
 from icemagic.errors import TransactionError
 from icemagic.locking import locked
@@ -106,24 +106,27 @@ def plan_collect(
     ----------
     repo : icechunk.Repository
     before : datetime, optional
-        Only files from before this moment go; without it a day before `now`, or `open_since` where that is earlier.
+        Only files from before this moment go; without it a day before `now`, or before `open_since` where that is
+        earlier.
     now : datetime
     open_since : datetime, optional
-        Start of the oldest session that is open: what it wrote is on no branch yet, and must not go.
+        Start of the oldest session that is open: what it wrote is on no branch yet, and must not go. The storage may
+        tell earlier times than this machine, by up to :data:`~icemagic.census.TOLERANCE`.
     recent : bool, default False
         Whether files that are younger than a day may go.
 
     Raises
     ------
     TransactionError
-        When the cut-off is later than `open_since`, or within a day of `now` without `recent`.
+        When the cut-off is not safely before `open_since`, or within a day of `now` without `recent`.
     ValueError
         When a time has no zone.
     """
     for moment in filter(None, (before, now, open_since)):
         check_zone(moment)
-    cutoff = before or min(filter(None, (now - DAY, open_since)))
-    if open_since and cutoff > open_since:
+    safe = open_since and open_since - TOLERANCE
+    cutoff = before or min(filter(None, (now - DAY, safe)))
+    if open_since and safe and cutoff > safe:
         message = f"A session is open since {utc(open_since)}, and a cut-off at {utc(cutoff)} could take what it wrote."
         raise TransactionError(message, "Commit or discard that work first, or choose an earlier cut-off.")
     if cutoff > now - DAY and not recent:
@@ -143,17 +146,19 @@ def plan_collect(
     )
 
 
-def collect(repo: icechunk.Repository, plan: CollectPlan) -> Collected:
+def collect(repo: icechunk.Repository, plan: CollectPlan, *, open_since: datetime | None = None) -> Collected:
     """Delete exactly what a plan says, with its cut-off.
 
     Raises
     ------
     TransactionError
-        When the repository changed since the plan was made, or another version than planned went.
+        When the repository changed since the plan was made, a session that is open since `open_since` could lose what
+        it wrote, or another version than planned went.
     """
     with locked(repo):
         present = take(repo).versions
-        if plan_collect(repo, before=plan.cutoff, now=datetime.now(UTC), recent=True) != plan:
+        now = datetime.now(UTC)
+        if plan_collect(repo, before=plan.cutoff, now=now, open_since=open_since, recent=True) != plan:
             raise TransactionError(CHANGED, PLAN_AGAIN)
         summary = repo.garbage_collect(plan.cutoff)
         gone = present.keys() - take(repo).versions.keys()

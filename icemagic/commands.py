@@ -87,10 +87,9 @@ _SETTINGS = _given(
 _REF = _given("ref", "version; default: where the store stands", "ref", nargs="?", default="HEAD")
 _URL = _given("url", "path or URL: stores/site/kind, s3://…, gs://…, az://…, http(s)://…, memory:NAME", "path")
 
-_MESSAGE = _given("message", "what the commit is about, in quotes")
+_MESSAGE = _given("message", "what the commit is about, in quotes", metavar='"message"')
 _NEEDED_REF = _given("ref", "version", "ref")
 _ARRAY = _given("array", "path of an array or group; default: everything", nargs="?")
-_STASH = ("push", "list", "pop")
 _YES = _given("--yes", "do exactly what the plan shown last says", action="store_true")
 _MANY: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "ARRAY"}
 
@@ -206,6 +205,7 @@ VERBS: Mapping[str, Verb] = {
                     "what",
                     "push (the default), list or pop",
                     nargs="?",
+                    metavar="push/list/pop",
                     choices=("push", "list", "pop"),
                     default="push",
                 ),
@@ -239,7 +239,7 @@ VERBS: Mapping[str, Verb] = {
             ),
         ),
         Verb("reset", "move the branch to another version; undo takes it back", (_NEEDED_REF,)),
-        Verb("amend", "give your own last commit a better message", (_given("message", "the message, in quotes"),)),
+        Verb("amend", "give your own last commit a better message", (_MESSAGE,)),
         Verb(
             "guard",
             "the guards that the store carries for all its users; with options: change them",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from icemagic import rescue, usage
 from icemagic.backups import FOLDER
+from icemagic.census import TOLERANCE
 from icemagic.config import Config
 from icemagic.display import Lines, Report, Shown, Table, count, size
 from icemagic.errors import IcemagicError
@@ -25,8 +26,6 @@ MOST_REFS = 1_000_000
 """Chunks in one manifest above which opening an array and committing to it get slow."""
 MOST_BYTES = 100_000_000
 """Bytes of one manifest above which they do."""
-TOLERANCE = timedelta(minutes=1)
-"""How much two clocks may differ."""
 
 _SPLIT = 'set icechunk\'s manifest splitting, then store.repo.rewrite_manifests("split", branch="main")'
 _UPGRADE = "%ice upgrade"

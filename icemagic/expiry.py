@@ -6,7 +6,7 @@ and tags. Versions that no branch or tag reaches, such as stashes, go too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ def plan_expire(
     keep: int | None = None,
     branches: Iterable[str] = (),
     tags: Iterable[str] = (),
+    in_use: Collection[str] = (),
 ) -> ExpirePlan:
     """Return what an expiry would take.
 
@@ -102,9 +103,13 @@ def plan_expire(
         Every branch keeps at least this many of its newest versions; give either this or `before`.
     branches, tags : iterable of str
         Those that go with the version that they stand on; all others stay.
+    in_use : collection of str
+        Ids of the versions that open work stands on: it could not be committed any more.
 
     Raises
     ------
+    TransactionError
+        When one of those would go.
     ValueError
         When not exactly one of `before` and `keep` is given, `keep` is below 1, or `before` has no time zone.
     UnknownVersionError
@@ -119,6 +124,7 @@ def plan_expire(
     _check_named("tag", tags, found.tags, found, cutoff)
     tips = _tips(found, branches, tags)
     going = {one.id: one for one in found.versions.values() if one.parent and one.time < cutoff and one.id not in tips}
+    _refuse_in_use(going, in_use)
     staying = {one.id: one for one in found.versions.values() if one.id not in going}
     reachable = found.reachable()
     return ExpirePlan(
@@ -133,17 +139,19 @@ def plan_expire(
     )
 
 
-def expire(repo: icechunk.Repository, plan: ExpirePlan) -> Expired:
+def expire(repo: icechunk.Repository, plan: ExpirePlan, *, in_use: Collection[str] = ()) -> Expired:
     """Expire exactly what a plan says.
 
     Raises
     ------
     TransactionError
-        When the repository changed since the plan was made, or something else than the plan went.
+        When the repository changed since the plan was made, open work stands on a version that would go, or something
+        else than the plan went.
     """
     with locked(repo):
         before = None if plan.keep else plan.cutoff
-        if plan_expire(repo, before=before, keep=plan.keep, branches=plan.branches, tags=plan.tags) != plan:
+        again = plan_expire(repo, before=before, keep=plan.keep, branches=plan.branches, tags=plan.tags, in_use=in_use)
+        if again != plan:
             raise TransactionError(CHANGED, PLAN_AGAIN)
         present = take(repo).versions.keys()
         for name in plan.branches:
@@ -154,6 +162,12 @@ def expire(repo: icechunk.Repository, plan: ExpirePlan) -> Expired:
         gone = present - take(repo).versions.keys()
     check_gone(gone, {version.id for version in (*plan.versions, *plan.unreachable)})
     return Expired(plan)
+
+
+def _refuse_in_use(going: Mapping[str, Version], in_use: Collection[str]) -> None:
+    for version in (going[one] for one in in_use if one in going):
+        text = f"Open work stands on {version.summary()}, which would expire under it."
+        raise TransactionError(text, "Commit or discard that work first, or let fewer versions go.")
 
 
 def _tips(found: Census, without_branches: Iterable[str], without_tags: Iterable[str]) -> set[str]:

@@ -1,36 +1,52 @@
-"""A writable session whose forks cannot overwrite each other unseen.
+"""A writable session as users get it: what is read keeps its state, and forks cannot overwrite each other unseen.
 
 Dask workers and threads write to forks of a session, which are merged afterwards. icechunk lets the last one win where
-two wrote the same chunk, so that half of each other's values are lost.
+two wrote the same chunk, so that half of each other's values are lost; here the merge is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
 import icechunk
 from icechunk.session import ForkSession
+from zarr.core.sync import sync
 
 from icemagic.coordinates import boxes
 from icemagic.errors import ConflictError
+from icemagic.nodes import Chunks, read_chunks
+
+if TYPE_CHECKING:
+    from icechunk._icechunk_python import PySession
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from icemagic.latereads import LateReads
+
+Places = dict[str, set[tuple[int, ...]]]
+"""Path of an array to numbers of chunks."""
 
 
-class Fork(ForkSession):
-    """A fork that knows how many merges its parent had seen when it was made; None after a journey to a worker."""
+def pinned(session: icechunk.Session) -> icechunk.IcechunkStore:
+    """Return a read-only store of what a session holds now, and of no later changes."""
+    held = session._session if session.read_only else session._session.fork()  # noqa: SLF001  icechunk's classes share it
+    return icechunk.IcechunkStore(held.store, read_only=True)
 
-    after: int | None = None
 
+class _Guarded(icechunk.Session):
+    """What a session and its forks have in common."""
 
-class GuardedSession(icechunk.Session):
-    """An icechunk session that refuses to merge forks which wrote the same chunk."""
-
-    def __init__(self, session: icechunk.Session) -> None:
-        super().__init__(session._session)  # noqa: SLF001  icechunk's own classes share it
-        self._merged: list[dict[str, set[tuple[int, ...]]]] = []
+    @property
+    def store(self) -> WorkingStore:
+        """The Zarr store of the session."""
+        return WorkingStore(self)
 
     def fork(self) -> Fork:
         """Return a session that can be sent to a worker and merged back."""
-        fork = Fork(super().fork()._session)  # noqa: SLF001  as above
-        fork.after = len(self._merged)
-        return fork
+        return Fork(self._session.fork(), self._session.fork())
 
     def merge(self, *others: ForkSession) -> None:
         """Take over the changes of forks.
@@ -38,25 +54,136 @@ class GuardedSession(icechunk.Session):
         Raises
         ------
         ConflictError
-            When two of them wrote the same chunk without seeing each other's; nothing was merged.
+            When one of them wrote a chunk that this session or another of them wrote without its knowledge; nothing
+            was merged.
         """
-        earlier = len(self._merged)
-        chunks = list(self._merged)
-        for other in others:
-            written = {path: set(map(tuple, found)) for path, found in other.status().updated_chunks.items()}
-            unseen = other.after if isinstance(other, Fork) and other.after is not None else earlier
-            for before in chunks[unseen:]:
-                _refuse_overlap(before, written)
-            chunks.append(written)
+        self._refuse_overlaps(others)
         super().merge(*others)
-        self._merged = chunks
+
+    async def merge_async(self, *others: ForkSession) -> None:
+        """Do the same as :meth:`merge`, awaited."""
+        self._refuse_overlaps(others)
+        await super().merge_async(*others)
+
+    def _refuse_overlaps(self, others: Iterable[ForkSession]) -> None:
+        forks = [(other, _written(other)) for other in others if other != self]
+        ours = _written(self)
+        for (one, some), (other, more) in combinations(forks, 2):
+            _refuse(_differing(one, other, _both(some, more)))
+        for other, theirs in forks:
+            places = _differing(self, other, _both(ours, theirs))
+            _refuse(_differing(self, other.seen, places) if isinstance(other, Fork) else places)
 
 
-def _refuse_overlap(one: dict[str, set[tuple[int, ...]]], other: dict[str, set[tuple[int, ...]]]) -> None:
-    for path in sorted(one.keys() & other.keys()):
-        if both := one[path] & other[path]:
-            first, *more = boxes(both)
-            where = ", ".join(str(side.start) if len(side) == 1 else f"{side.start}-{side.stop - 1}" for side in first)
-            text = f"Two forks wrote the same chunk of {path.lstrip('/')}: [{where}]{' and others' if more else ''}."
-            hint = "Nothing was merged. Let each worker write whole chunks, or write one after the other."
-            raise ConflictError(text, hint)
+class GuardedSession(_Guarded):
+    """The session of a transaction, for users: it shares all its state with the plain one.
+
+    Parameters
+    ----------
+    session : icechunk.Session
+    late_reads : LateReads
+        What refuses to read an array that was made anew.
+    """
+
+    def __init__(self, session: icechunk.Session, late_reads: LateReads) -> None:
+        super().__init__(session._session)  # noqa: SLF001  as above
+        self._late_reads = late_reads
+
+    @property
+    def store(self) -> WorkingStore:
+        """The Zarr store of the session."""
+        return WorkingStore(self, self._late_reads)
+
+
+class Fork(_Guarded, ForkSession):
+    """A fork that knows what its parent held when it was made.
+
+    Parameters
+    ----------
+    session, seen : PySession
+        The fork, and another one that nobody writes to.
+    """
+
+    def __init__(self, session: PySession, seen: PySession) -> None:
+        super().__init__(session)
+        self.seen = ForkSession(seen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_session": self._session.as_bytes(), "seen": self.seen}
+
+    def __setstate__(self, state: Any) -> None:  # noqa: ANN401  what __getstate__ returned
+        super().__setstate__(state)
+        self.seen = state["seen"]
+
+
+class WorkingStore(icechunk.IcechunkStore):
+    """A store of a session that is written: what it opens for reading keeps the state of that moment.
+
+    Parameters
+    ----------
+    session : _Guarded
+    late_reads : LateReads, optional
+        What refuses to read an array that was made anew.
+    """
+
+    def __init__(self, session: _Guarded, late_reads: LateReads | None = None) -> None:
+        super().__init__(session._session.store)  # noqa: SLF001  as above
+        self._of = session
+        self._late_reads = late_reads
+
+    @property
+    def session(self) -> icechunk.Session:
+        """The session that the store writes to."""
+        return self._of
+
+    def with_read_only(self, read_only: bool = False) -> icechunk.IcechunkStore:  # noqa: FBT001, FBT002  Zarr's signature
+        """Return this store for writing; for reading, a store of the present state."""
+        return pinned(self._of) if read_only else self
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return a value; refused where an array was made anew and is read as what it was before."""
+        value = await super().get(key, prototype, byte_range)
+        if value is None and self._late_reads:
+            await self._late_reads.refuse(key)
+        return value
+
+    async def delete(self, key: str) -> None:
+        """Delete a key."""
+        if self._late_reads:
+            self._late_reads.emptied(key)
+        await super().delete(key)
+
+    def __reduce__(self) -> tuple[Callable[[_Guarded], icechunk.IcechunkStore], tuple[_Guarded]]:
+        """Pickle as the session, which says whether it may travel."""
+        return attrgetter("store"), (self._of,)
+
+
+def _written(session: icechunk.Session) -> Places:
+    """Return the chunks that a session wrote; a fork does not count those of its parent."""
+    return {path: set(map(tuple, found)) for path, found in session.status().updated_chunks.items()}
+
+
+def _both(one: Places, other: Places) -> Places:
+    return {path: both for path in one.keys() & other.keys() if (both := one[path] & other[path])}
+
+
+def _differing(one: icechunk.Session, other: icechunk.Session, places: Places) -> Places:
+    """Return those of the places that are not the same in two sessions."""
+    found: Places = {}
+    for path, numbers in places.items():
+        mine, others = (_chunks(session, path) for session in (one, other))
+        found[path] = {at for at in numbers if mine.get(at) != others.get(at)}
+    return {path: numbers for path, numbers in found.items() if numbers}
+
+
+def _chunks(session: icechunk.Session, path: str) -> Chunks:
+    return sync(read_chunks(icechunk.IcechunkStore(session._session.store), path))  # noqa: SLF001  as above
+
+
+def _refuse(places: Places) -> None:
+    for path, numbers in sorted(places.items()):
+        first, *more = boxes(numbers)
+        where = ", ".join(str(side.start) if len(side) == 1 else f"{side.start}-{side.stop - 1}" for side in first)
+        text = f"Two forks wrote the same chunk of {path.lstrip('/')}: [{where}]{' and others' if more else ''}."
+        hint = "Nothing was merged. Let each worker write whole chunks, or write one after the other."
+        raise ConflictError(text, hint)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.core.sync import sync
 
-from icemagic import diff
-from icemagic.coordinates import stored_chunk
+from icemagic.coordinates import positions, stored_chunk
 from icemagic.display import count
 from icemagic.errors import GuardError
+from icemagic.nodes import Node, chunk_shape, read_metadata, read_nodes
 from icemagic.records import ArrayDiff, Diff, Verdict
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _group(path: str) -> str:
 async def _arrays(store: icechunk.IcechunkStore, group: str) -> dict[str, Mapping[str, Any]]:
     """Return the metadata of the arrays of a group by name."""
     names = sorted([name async for name in store.list_dir(group) if name != "zarr.json"])
-    documents = await asyncio.gather(*(diff.read_metadata(store, f"{group}/{name}") for name in names))
+    documents = await asyncio.gather(*(read_metadata(store, f"{group}/{name}") for name in names))
     return {
         name: document
         for name, document in zip(names, documents, strict=True)
@@ -106,25 +106,45 @@ def _some(names: list[str]) -> str:
 def _relabelled(base: icechunk.Session, session: icechunk.Session, path: str, touched: set[str]) -> list[str]:
     """Say which rows would get other labels because a coordinate was written anew while they were left alone."""
     name = path.rpartition("/")[2]
-    before, after = (sync(diff.read_metadata(one.store, path)) for one in (base, session))
+    before, after = (sync(read_metadata(one.store, path)) for one in (base, session))
     if before is None or after is None or before.get("dimension_names") != [name]:
         return []
-    grown = sorted(other for other in touched if _group(other) == _group(path) and other != path)
-    kept = [other for other in grown if _keeps_rows(base, session, other, name)]
-    if not kept or _same_labels(base, session, path):
+    if _same_labels(base, session, path):
+        return []
+    others = sorted(other for other in touched if _group(other) == _group(path) and other != path)
+    kept = [other for other in others if _keeps_rows(base, session, other, name)]
+    if not kept:
         return []
     rows = ", ".join(other.rpartition("/")[2] for other in kept[:_SHOWN])
     return [f"{name} got other labels, while {rows} keeps what was stored under the old ones"]
 
 
 def _keeps_rows(base: icechunk.Session, session: icechunk.Session, path: str, dim: str) -> bool:
-    """Whether an array along a dimension was resized and still holds chunks of before."""
-    before, after = (sync(diff.read_nodes(one.store, [path])).get(path) for one in (base, session))
-    if before is None or after is None or not after.is_array or not before.is_array:
-        return False
+    """Whether an array along a dimension was resized and still holds values of before."""
+    before, after = (sync(read_nodes(one.store, [path])).get(path) for one in (base, session))
+    if before is None or after is None or base.get_node_id(path) != session.get_node_id(path):
+        return False  # it is new, gone or made anew
     along = dim in (before.metadata.get("dimension_names") or ())
     resized = before.metadata["shape"] != after.metadata["shape"]
-    return along and resized and any(after.chunks.get(at) == chunk for at, chunk in before.chunks.items())
+    return along and resized and any(_keeps(base, session, path, at, (before, after)) for at in before.chunks)
+
+
+def _keeps(
+    base: icechunk.Session, session: icechunk.Session, path: str, at: tuple[int, ...], nodes: tuple[Node, Node]
+) -> bool:
+    """Whether a chunk still holds the values that it had; an append into it writes the whole of it again."""
+    import zarr
+
+    before, after = nodes
+    if after.chunks.get(at) == before.chunks[at]:
+        return True
+    chunk, shape = chunk_shape(before.metadata), before.metadata["shape"]
+    if at not in after.chunks or chunk != chunk_shape(after.metadata):
+        return False
+    held = positions(tuple(range(number, number + 1) for number in at), chunk, shape)
+    region = tuple(slice(side.start, side.stop) for side in held)
+    old, new = (np.asarray(zarr.open_array(one.store, path=path, mode="r")[region]) for one in (base, session))
+    return np.array_equal(old, new, equal_nan=old.dtype.kind in "fc")
 
 
 def _same_labels(base: icechunk.Session, session: icechunk.Session, path: str) -> bool:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icemagic.diff import Node, chunk_key, chunk_shape, read_metadata, read_nodes
+from icemagic.nodes import Node, chunk_key, chunk_shape, read_metadata, read_nodes
 
 if TYPE_CHECKING:
     import icechunk

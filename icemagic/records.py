@@ -253,7 +253,7 @@ class Diff(Shown):
         if self.bytes:
             words.append(f"{size(self.bytes)} written")
         if identical := sum(array.identical_chunks for array in self.arrays):
-            words.append(f"{count(identical, 'chunk')} written with the bytes they had")
+            words.append(f"{count(identical, 'chunk')} rewritten with the same bytes")
         if self.attributes:
             words.append(count(len(self.attributes), "attribute"))
         return ", ".join(words)
@@ -264,11 +264,12 @@ class Diff(Shown):
         return {path: status for path, status in self.groups.items() if path != "/" or only_root}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row per array that differs: path, status, changed_chunks, total_chunks, bytes."""
+        """Return one row per array that differs, with the numbers of its :class:`ArrayDiff`."""
         import pandas as pd
 
-        rows = [(x.path, x.status, x.changed_chunks, x.total_chunks, x.bytes) for x in self.arrays]
-        return pd.DataFrame(rows, columns=["path", "status", "changed_chunks", "total_chunks", "bytes"])
+        columns = ["path", "status", "changed_chunks", "total_chunks", "bytes", "identical_chunks"]
+        rows = [tuple(getattr(array, column) for column in columns) for array in self.arrays]
+        return pd.DataFrame(rows, columns=columns)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the tables below the summary, for reports that hold a diff."""

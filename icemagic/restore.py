@@ -15,6 +15,7 @@ from zarr.core.sync import sync
 from icemagic import coordinates, diff, history, merge
 from icemagic.conflicts import sentences
 from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError, did_you_mean
+from icemagic.nodes import chunk_key, read_metadata, read_nodes
 
 if TYPE_CHECKING:
     import icechunk
@@ -117,7 +118,7 @@ def _refuse_unchanged(session: icechunk.Session) -> None:
 def _node(path: str, store: icechunk.IcechunkStore) -> str:
     """Return the path of a node that is there, with a leading slash."""
     wanted = f"/{path.strip('/')}"
-    if sync(diff.read_metadata(store, wanted)) is None:
+    if sync(read_metadata(store, wanted)) is None:
         known = sync(_names(store))
         raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
     return wanted
@@ -160,7 +161,7 @@ def _copy_region(target: icechunk.IcechunkStore, source: icechunk.IcechunkStore,
     import zarr
 
     into, out = zarr.open_array(target, path=path, mode="r+"), zarr.open_array(source, path=path, mode="r")
-    now, then = (sync(diff.read_nodes(store, [path]))[path] for store in (target, source))
+    now, then = (sync(read_nodes(store, [path]))[path] for store in (target, source))
     if not merge.same_encoding(now, then):
         text = f"In that version {path.strip('/')} had another data type, chunks or encoding."
         raise SelectionError(text, "Restore the whole array, without --sel.")
@@ -174,7 +175,7 @@ def _copy_region(target: icechunk.IcechunkStore, source: icechunk.IcechunkStore,
             for side, number, size in zip(region, at, chunk, strict=True)
         )
         if _whole(part, at, chunk, (into.shape, out.shape)):
-            sync(_copy(diff.chunk_key(path, at), source, target))
+            sync(_copy(chunk_key(path, at), source, target))
         else:
             into[part] = out[part]
 

@@ -16,12 +16,14 @@ import icechunk
 from icemagic import history, provenance, refs
 from icemagic.config import Config
 from icemagic.errors import NotWritableError, TransactionError
+from icemagic.forks import pinned
 from icemagic.records import Status, Version
 from icemagic.storage import short_url
 
 if TYPE_CHECKING:
     from icechunk._icechunk_python import PyStore
-    from zarr.core.buffer import Buffer
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
     from icemagic.transaction import Transaction
 
@@ -151,9 +153,14 @@ class Standpoint(icechunk.IcechunkStore):
         if not read_only:
             self._refuse_read_only()
             return self
-        session = self.session
-        pinned = session.store if session.read_only else session.fork().store
-        return icechunk.IcechunkStore(pinned._store, read_only=True)
+        return pinned(self.session)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return a value; refused where a transaction made an array anew that is read as what it was before."""
+        value = await super().get(key, prototype, byte_range)
+        if value is None and self._transaction is not None and self._transaction.version is None:
+            await self._transaction.late_reads.refuse(key)
+        return value
 
     async def set(self, key: str, value: Buffer) -> None:
         """Store a value; refused outside a transaction."""
@@ -169,6 +176,8 @@ class Standpoint(icechunk.IcechunkStore):
     async def delete(self, key: str) -> None:
         """Delete a key; refused outside a transaction."""
         self._refuse_write()
+        assert self._transaction is not None
+        self._transaction.late_reads.emptied(key)
         await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:

@@ -153,6 +153,16 @@ def describe(repository: icechunk.Repository) -> str:
     return "memory:" if kind == "in-memory" else kind
 
 
+def same_place(one: icechunk.Repository, other: icechunk.Repository) -> bool:
+    """Whether two open repositories may be one: those in memory cannot be told apart."""
+    return _place(one) == _place(other)
+
+
+def _place(repository: icechunk.Repository) -> str:
+    kind, place = _read_repr(repository.storage)
+    return os.path.realpath(place["path"]) if kind == "local filesystem" else describe(repository)
+
+
 def short_url(url: str) -> str:
     """Return a URL for display: a folder below the working directory as its relative path."""
     here = Path.cwd().as_uri() + "/"

@@ -325,8 +325,15 @@ class IcechunkStore(Workbench):
         """Return what would go if versions expired: those from before a moment, or all but the newest of each branch.
 
         Branches and tags stay unless they are named.
+
+        Raises
+        ------
+        TransactionError
+            When open work stands on a version that would go.
         """
-        return expiry.plan_expire(self.repo, before=before, keep=keep, branches=branches, tags=tags)
+        return expiry.plan_expire(
+            self.repo, before=before, keep=keep, branches=branches, tags=tags, in_use=self._in_use()
+        )
 
     def expire(self, plan: expiry.ExpirePlan) -> expiry.Expired:
         """Forget exactly the versions that a plan names.
@@ -334,13 +341,17 @@ class IcechunkStore(Workbench):
         Raises
         ------
         TransactionError
-            When the repository changed since the plan was made.
+            When the repository changed since the plan was made, or open work stands on a version that would go.
         """
         self._refuse_read_only()
         self._refuse_in_transaction("expire")
-        expired = expiry.expire(self.repo, plan)
+        expired = expiry.expire(self.repo, plan, in_use=self._in_use())
         self._follow()
         return expired
+
+    def _in_use(self) -> set[str]:
+        """Return the versions that open transactions stand on."""
+        return {txn.base for txn in self._open_transactions()}
 
     def plan_collect(self, *, before: datetime | None = None, recent: bool = False) -> collection.CollectPlan:
         """Return what garbage collection would delete: what no version needs and is older than a moment.
@@ -371,10 +382,7 @@ class IcechunkStore(Workbench):
             When the repository changed since, or a transaction that is older than the plan's moment is open.
         """
         self._refuse_read_only()
-        oldest = self._oldest_transaction()
-        if oldest is not None and oldest < plan.cutoff:
-            raise TransactionError("A transaction is open that is older than the plan.", "Commit or discard it first.")
-        return collection.collect(self.repo, plan)
+        return collection.collect(self.repo, plan, open_since=self._oldest_transaction())
 
     def doctor(self) -> Diagnosis:
         """Return what could be mended, and how."""

@@ -16,9 +16,10 @@ import zarr.core.array
 
 from icemagic import conflicts, diff, guards, history, merge, standing
 from icemagic.errors import CommitLostError, NothingToCommitError, TransactionError, UnknownVersionError
-from icemagic.forks import GuardedSession
+from icemagic.forks import GuardedSession, pinned
 from icemagic.guards import Checks
 from icemagic.interrupts import finished, started
+from icemagic.latereads import LateReads
 from icemagic.locking import locked
 from icemagic.records import CHECKS, Diff, Rehearsal, Verdict, Version, short
 from icemagic.redaction import hide, redact
@@ -112,8 +113,13 @@ class Transaction:
         self._stand_on(session)
 
     def _stand_on(self, session: icechunk.Session) -> None:
-        self.session = GuardedSession(session)
-        self.held[:] = [self.session]
+        self.plain = session
+        """icechunk's own session, for the verbs."""
+        self.late_reads = LateReads(self.repo, session)
+        """What refuses to read an array that was made anew."""
+        self.session = GuardedSession(session, self.late_reads)
+        """The session as users get it."""
+        self.held[:] = [session]
         self.inner = session.store._store  # noqa: SLF001  icechunk's store is to be stood on
         """icechunk's inner store of the session, for the store that this transaction makes writable."""
         self.base = session.snapshot_id
@@ -180,8 +186,8 @@ class Transaction:
 
     def judge(self, checks: Checks) -> list[Verdict]:
         """Return what each check says of the changes made so far: the default ones, the store's and those given."""
-        verdicts = [guards.decode(self.repo, self.session)]
-        verdicts += standing.judge(self.session, standing.standing(self.repo))
+        verdicts = [guards.decode(self.repo, self.plain)]
+        verdicts += standing.judge(self.plain, standing.standing(self.repo))
         if checks.limits:
             verdicts += guards.limits(self.changes(), checks)
         if verdicts[0].passed:  # else there is no dataset to ask
@@ -190,15 +196,15 @@ class Transaction:
 
     def changes(self) -> Diff:
         """Return what was changed so far; chunks that got the bytes they had before are told apart."""
-        return diff.working(self.repo, self.session, name=short(self.base))
+        return diff.working(self.repo, self.plain, name=short(self.base))
 
     def forecast(self) -> tuple[str, ...]:
         """Say how a commit now would go together with what others committed since; empty when nobody did."""
-        return conflicts.forecast(self.repo, self.session, self.branch, self.base)
+        return conflicts.forecast(self.repo, self.plain, self.branch, self.base)
 
     def discard(self) -> None:
         """Throw away the changes made so far; the transaction goes on from its base."""
-        self.session.discard_changes()
+        self.plain.discard_changes()
 
     @property
     def finishing(self) -> bool:
@@ -211,7 +217,7 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.version is not None or self.finishing or not self.session.has_uncommitted_changes:
+        if self.version is not None or self.finishing or not self.plain.has_uncommitted_changes:
             return
         if kind is None and self._message is not None:
             self.commit(self._message)
@@ -225,29 +231,25 @@ class Transaction:
 
     def savepoint(self) -> Savepoint:
         """Return the changes made so far, to come back to."""
-        return Savepoint(self._pinned(), frozenset(diff.paths_of(self.session.status())))
+        return Savepoint(pinned(self.plain), frozenset(diff.paths_of(self.plain.status())))
 
     def roll_back(self, savepoint: Savepoint) -> bool:
         """Make the changes what they were at a savepoint; returns whether they were others."""
         if not savepoint.paths:
-            changed = self.session.has_uncommitted_changes
+            changed = self.plain.has_uncommitted_changes
             self.discard()
             return changed
-        now, paths = self._pinned(), savepoint.paths | diff.paths_of(self.session.status())
+        now, paths = pinned(self.plain), savepoint.paths | diff.paths_of(self.plain.status())
         edits, _ = merge.compare(now, savepoint.state, now, our_paths=set(paths), their_paths=set())
-        merge.apply(edits, savepoint.state, self.session.store)
+        merge.apply(edits, savepoint.state, self.plain.store)
         return bool(edits)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _pinned(self) -> icechunk.IcechunkStore:
-        """Return a read-only store of the changes made so far, and of no later ones."""
-        return icechunk.IcechunkStore(self.session.fork().store._store, read_only=True)  # noqa: SLF001  as above
-
     def _dataset(self) -> xr.Dataset:
         import xarray as xr
 
-        dataset: xr.Dataset = xr.open_zarr(self._pinned(), consolidated=False, chunks=None)
+        dataset: xr.Dataset = xr.open_zarr(pinned(self.plain), consolidated=False, chunks=None)
         return dataset
 
     def _refuse_over(self) -> None:
@@ -263,7 +265,7 @@ class Transaction:
         NothingToCommitError
             With what can be said of it.
         """
-        if not self.session.has_uncommitted_changes:
+        if not self.plain.has_uncommitted_changes:
             raise NothingToCommitError("Nothing was changed, so there is nothing to commit.")
 
     def _checked(self, checks: Checks) -> dict[str, str]:
@@ -276,12 +278,12 @@ class Transaction:
         with locked(self.repo):
             while not self._committed(message, metadata):
                 self._move_on(choices)
-            return _verified(self.repo, self.branch, self.session.snapshot_id)
+            return _verified(self.repo, self.branch, self.plain.snapshot_id)
 
     def _committed(self, message: str, metadata: dict[str, Any]) -> bool:
         """Commit; False when someone else was faster."""
         try:
-            self.session.commit(message, metadata)
+            self.plain.commit(message, metadata)
         except icechunk.ConflictError:
             return False
         except icechunk.RefNotFoundError:
@@ -295,33 +297,33 @@ class Transaction:
         edits = self._edits(tip, choices)
         if choices or not self._rebased(tip, edits):
             self._carry(choices)
-        guards.refuse([guards.decode(self.repo, self.session)])
+        guards.refuse([guards.decode(self.repo, self.plain)])
 
     def _edits(self, tip: str, choices: Mapping[str, Side]) -> list[Edit]:
-        base = self.session.snapshot_id
-        edits, clashes = conflicts.between(self.repo, self.session, base, tip, choices)
+        base = self.plain.snapshot_id
+        edits, clashes = conflicts.between(self.repo, self.plain, base, tip, choices)
         if clashes:
-            raise conflicts.error(self.repo, self.session, self.branch, (base, tip), clashes)
+            raise conflicts.error(self.repo, self.plain, self.branch, (base, tip), clashes)
         return edits
 
     def _rebased(self, tip: str, edits: list[Edit]) -> bool:
         """Let icechunk rebase, which moves no data; False where it sees a conflict that is none, chunk by chunk."""
         if all(info.id != self.base for info in self.repo.ancestry(snapshot_id=tip)):
             return False  # the branch was reset: nothing to go along
-        paths = diff.paths_of(self.session.status())
+        paths = diff.paths_of(self.plain.status())
         try:
-            self.session.rebase(icechunk.ConflictDetector())
+            self.plain.rebase(icechunk.ConflictDetector())
         except icechunk.RebaseFailedError:
             return False
-        self.base = self.session.snapshot_id
+        self.base = self.plain.snapshot_id
         # icechunk takes our metadata of a group even where only the other side changed them.
         theirs = self.repo.readonly_session(snapshot_id=tip).store
-        merge.settle(edits, paths, theirs, self.session.store)
+        merge.settle(edits, paths, theirs, self.plain.store)
         return True
 
     def _carry(self, choices: Mapping[str, Side], rewritten: Mapping[str, set[tuple[int, ...]]] | None = None) -> None:
         """Write the changes into a session on the newest version, without the chunks that were only rewritten."""
-        fresh, ours = self.repo.writable_session(self.branch), self.session.store
+        fresh, ours = self.repo.writable_session(self.branch), self.plain.store
         edits = self._edits(fresh.snapshot_id, choices)
         merge.apply(merge.without(edits, rewritten or {}), ours, fresh.store)
         self._stand_on(fresh)
@@ -329,7 +331,7 @@ class Transaction:
 
     def _prune(self) -> None:
         self.require_changes()
-        rewritten = diff.rewritten(self.repo, self.session)
+        rewritten = diff.rewritten(self.repo, self.plain)
         if rewritten:
             self._carry({}, rewritten)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import icechunk
 from zarr.core.sync import sync
 
-from icemagic.diff import chunk_shape, codec_words, dtype_words, read_chunks, read_metadata, total_chunks
+from icemagic.diff import codec_words, dtype_words
 from icemagic.display import Lines, Report, Shown, Table, size
+from icemagic.nodes import chunk_shape, read_chunks, read_metadata, total_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from icemagic import history, provenance, rescue, restore
 from icemagic.errors import TransactionError
 from icemagic.records import Committed, Note, Version, short
 from icemagic.standpoint import Standpoint
-from icemagic.storage import describe
+from icemagic.storage import same_place
 from icemagic.transaction import Metadata, Terms, Transaction, keep_writing_to, writing_to
 
 if TYPE_CHECKING:
@@ -123,10 +123,13 @@ class Workbench(Standpoint):
             # After a commit the session is read-only and stands on the new version.
             self._store = txn.inner if txn.version else before
 
+    def _open_transactions(self) -> list[Transaction]:
+        """Return the transactions of this process that are open on the same repository."""
+        return [txn for txn in _open if same_place(txn.repo, self.repo)]
+
     def _oldest_transaction(self) -> datetime | None:
-        """Return when the oldest open transaction of this process on the same repository was opened."""
-        place = describe(self.repo)
-        return min((txn.started for txn in _open if describe(txn.repo) == place), default=None)
+        """Return when the oldest of them was opened."""
+        return min((txn.started for txn in self._open_transactions()), default=None)
 
     # -- over several cells --------------------------------------------------------------------------------------------
 
@@ -222,7 +225,7 @@ class Workbench(Standpoint):
         begun.txn.require_changes()
         words = message or f"work on {begun.txn.branch}"
         kept = rescue.keep(
-            self.repo, begun.txn.session, kind="stash", message=words, branch=begun.txn.branch, author=self._author()
+            self.repo, begun.txn.plain, kind="stash", message=words, branch=begun.txn.branch, author=self._author()
         )
         self._close_begun(begun)
         return Note(f"put away as stash 0: {short(kept)} {words}", ("%ice stash pop takes it out again",))
@@ -249,7 +252,7 @@ class Workbench(Standpoint):
         self.begin()
         begun = self._need_begun()
         try:
-            restore.carry(self.repo, begun.txn.session, (version.parent, version.id))
+            restore.carry(self.repo, begun.txn.plain, (version.parent, version.id))
         except BaseException:
             self.discard()
             raise
@@ -268,7 +271,7 @@ class Workbench(Standpoint):
         """
         at = self.resolve(ref)
         message = f"Revert {history.title(self.repo, at)}"
-        return self._commit_work(message, lambda txn: restore.revert(self.repo, txn.session, at))
+        return self._commit_work(message, lambda txn: restore.revert(self.repo, txn.plain, at))
 
     def restore(self, ref: str | Version, array: str | None = None, selection: Selection | None = None) -> Committed:
         """Commit a state in which everything, one array, or a region of one is as it was in a version.
@@ -296,9 +299,9 @@ class Workbench(Standpoint):
 
         def work(txn: Transaction) -> None:
             if selection and array:
-                restore.restore_region(self.repo, txn.session, at, array, selection)
+                restore.restore_region(self.repo, txn.plain, at, array, selection)
             else:
-                restore.restore(self.repo, txn.session, at, array)
+                restore.restore(self.repo, txn.plain, at, array)
 
         if selection and not array:
             raise TransactionError("A region needs an array.", "For example: %ice restore v1.0 SNR --sel epoch=…")

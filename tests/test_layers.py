@@ -24,7 +24,8 @@ FLOORS = {
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
     },
-    "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "forks"},
+    "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
+               "latereads"},
     "cellar": {"records", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}

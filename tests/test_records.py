@@ -108,7 +108,7 @@ def test_a_log_becomes_a_dataframe_with_a_row_a_version():
     assert frame["refs"][1] == "main, v1"
     assert frame["time"][1] == WHEN
     assert frame["message"][0] == TWO.message
-    assert Log("main", (), truncated=False).to_dataframe().shape == (0, 5)
+    assert Log("main", (), truncated=False).to_dataframe().shape == (0, 6)
 
 
 def test_refs_become_a_dataframe_with_a_row_a_name():
@@ -129,7 +129,7 @@ def test_a_diff_becomes_a_dataframe_with_a_row_an_array_and_says_its_sums():
     )
     assert Diff("a", "b").summary() == "nothing differs"
     assert Diff("a", "b").is_empty
-    assert Diff("a", "b").to_dataframe().shape == (0, 5)
+    assert Diff("a", "b").to_dataframe().shape == (0, 6)
 
 
 def test_a_diff_shows_before_and_after():

@@ -1,0 +1,76 @@
+"""Reads what icechunk holds of one state of a store: the metadata and chunk tables of its groups and arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from zarr.core.buffer import default_buffer_prototype
+
+if TYPE_CHECKING:
+    import icechunk
+
+Chunks = dict[tuple[int, ...], tuple[object, int]]
+"""Chunk coordinates to what tells the stored chunk from another one, and its stored bytes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Zarr metadata and stored chunks of one group or array."""
+
+    metadata: Mapping[str, Any]
+    chunks: Chunks = field(default_factory=dict)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is an array; otherwise it is a group."""
+        return bool(self.metadata["node_type"] == "array")
+
+
+def chunk_key(path: str, at: Iterable[int]) -> str:
+    """Return the key of a chunk; icechunk knows Zarr's default form alone."""
+    return "/".join([path.strip("/"), "c", *map(str, at)]).lstrip("/")
+
+
+def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of an array's stored chunks (of its shards, where it has them); empty for an irregular grid."""
+    return tuple(metadata["chunk_grid"]["configuration"].get("chunk_shape", ()))
+
+
+def total_chunks(metadata: Mapping[str, Any], chunks: Chunks) -> int:
+    """Return how many chunks an array has, written or not; for an irregular grid only those written are known."""
+    if metadata["chunk_grid"]["name"] != "regular":
+        return len(chunks)
+    sides = zip(metadata["shape"], chunk_shape(metadata), strict=True)
+    return prod(-(-length // chunk) for length, chunk in sides)
+
+
+async def read_chunks(store: icechunk.IcechunkStore, path: str) -> Chunks:
+    """Return the chunk table of an array; chunks never written are absent."""
+    table: Chunks = {}
+    async for coords, _, places, offsets, lengths, inline in store.array_chunk_iterator(path):
+        for row, (coord, place, offset, length) in enumerate(
+            zip(coords.tolist(), places, offsets.tolist(), lengths.tolist(), strict=True)
+        ):
+            table[tuple(coord)] = (inline.get(row) or (place, offset), length)
+    return table
+
+
+async def read_metadata(store: icechunk.IcechunkStore, path: str) -> Mapping[str, Any] | None:
+    """Return the Zarr metadata of a node, or None where there is none."""
+    document = await store.get(f"{path.lstrip('/')}/zarr.json".lstrip("/"), default_buffer_prototype())
+    return None if document is None else dict(json.loads(document.to_bytes()))
+
+
+async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:
+    """Return those of the nodes that are there, with their metadata and chunk tables."""
+    nodes = {}
+    for path in sorted(paths):
+        metadata = await read_metadata(store, path)
+        if metadata is not None:
+            is_array = metadata["node_type"] == "array"
+            nodes[path] = Node(metadata, await read_chunks(store, path) if is_array else {})
+    return nodes
