@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+
+import icechunk
 
 from icemagic import diff, history, merge
 from icemagic.coordinates import boxes, positions, stored_chunk, words
 from icemagic.errors import ConflictError
 from icemagic.merge import Clash, Edit, Side
+from icemagic.nodes import node_paths
 from icemagic.records import Version
-
-if TYPE_CHECKING:
-    import icechunk
 
 _SHOWN = 4
 _LOOKED_AT = 200
@@ -20,8 +19,8 @@ _LOOKED_AT = 200
 
 def between(
     repo: icechunk.Repository,
+    base: icechunk.Session,
     session: icechunk.Session,
-    base: str,
     tip: str,
     choices: Mapping[str, Side] | None = None,
 ) -> tuple[list[Edit], list[Clash]]:
@@ -30,22 +29,26 @@ def between(
     Parameters
     ----------
     repo : icechunk.Repository
+    base : icechunk.Session
+        Reads the snapshot that `session` stands on; it may have expired since.
     session : icechunk.Session
         Writable, with uncommitted changes.
-    base : str
-        Snapshot that the session stands on.
     tip : str
         Snapshot that the changes are to go on top of.
     choices : mapping, optional
         Path of an array, with a leading slash, to the side that wins: ``ours`` is the session.
     """
-    before, theirs = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in (base, tip))
+    theirs = repo.readonly_session(snapshot_id=tip).store
+    try:
+        their_paths = diff.touched(repo, base.snapshot_id, tip)
+    except icechunk.SnapshotNotFoundError:
+        their_paths = node_paths(theirs)
     return merge.compare(
-        before,
+        base.store,
         session.store,
         theirs,
         our_paths=diff.paths_of(session.status()),
-        their_paths=diff.touched(repo, base, tip),
+        their_paths=their_paths,
         choices=choices,
     )
 
@@ -113,16 +116,18 @@ def _first(clashes: list[Clash]) -> str:
     return clashes[0].path.lstrip("/") or "/"
 
 
-def forecast(repo: icechunk.Repository, session: icechunk.Session, branch: str, base: str) -> tuple[str, ...]:
+def forecast(
+    repo: icechunk.Repository, base: icechunk.Session, session: icechunk.Session, branch: str
+) -> tuple[str, ...]:
     """Say whether a commit now would conflict, with what and with whose commit; nothing where nobody committed."""
     tip = repo.lookup_branch(branch)
-    if tip == base:
+    if tip == base.snapshot_id:
         return ()
-    newer = history.behind(repo, base, branch)
-    _, clashes = between(repo, session, base, tip)
+    newer = history.behind(repo, base.snapshot_id, branch)
+    _, clashes = between(repo, base, session, tip)
     if not clashes:
         return (
             f"a commit now would go on top of {newer} newer without conflict, {history.title(repo, tip)} the newest",
         )
-    said = sentences(repo, session, base, tip, clashes)
+    said = sentences(repo, session, base.snapshot_id, tip, clashes)
     return (f"a commit now would conflict with {history.title(repo, tip)}:", *said)

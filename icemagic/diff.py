@@ -57,17 +57,16 @@ def follows_expired(repo: icechunk.Repository, version: Version) -> bool:
     return "synthetic_composite" in repo.inspect_transaction_log(version.id)
 
 
-def working(repo: icechunk.Repository, session: icechunk.Session, *, name: str) -> Diff:
-    """Compare the uncommitted changes of a session with the snapshot `name` that it stands on."""
+def working(base: icechunk.Session, session: icechunk.Session, *, name: str) -> Diff:
+    """Compare the uncommitted changes of a session with the snapshot `name` that it stands on and `base` reads."""
     paths = paths_of(session.status())
-    before = sync(read_nodes(repo.readonly_session(snapshot_id=session.snapshot_id).store, paths))
-    after = sync(read_nodes(session.store, paths))
-    same = rewritten(repo, session, most=COMPARED)
+    before, after = (sync(read_nodes(one.store, paths)) for one in (base, session))
+    same = rewritten(base, session, most=COMPARED)
     return _compare(before, after, names=(name, "uncommitted changes"), same=same)
 
 
 def rewritten(
-    repo: icechunk.Repository, session: icechunk.Session, *, most: float = inf
+    base: icechunk.Session, session: icechunk.Session, *, most: float = inf
 ) -> dict[str, set[tuple[int, ...]]]:
     """Return the chunks of each array that a session wrote with the bytes that they had before.
 
@@ -75,7 +74,7 @@ def rewritten(
     at most `most` bytes.
     """
     paths = session.status().updated_chunks
-    before, after = repo.readonly_session(snapshot_id=session.snapshot_id).store, session.store
+    before, after = base.store, session.store
     old, new = (sync(read_nodes(store, paths)) for store in (before, after))
     both = old.keys() & new.keys()
     found = {path: sync(_rewritten(path, (before, after), (old[path], new[path]), most)) for path in sorted(both)}

@@ -50,14 +50,31 @@ def list_versions(repo: icechunk.Repository, snapshot_id: str) -> list[Version]:
 
 
 def version(repo: icechunk.Repository, snapshot_id: str) -> Version | None:
-    """Return one version, or None for icechunk's empty root snapshot."""
-    info = repo.lookup_snapshot(snapshot_id)
+    """Return one version, or None for icechunk's empty root snapshot.
+
+    Raises
+    ------
+    UnknownVersionError
+        When it expired.
+    """
+    from icechunk import SnapshotNotFoundError
+
+    try:
+        info = repo.lookup_snapshot(snapshot_id)
+    except SnapshotNotFoundError:
+        text = f"The version {short(snapshot_id)} expired meanwhile."
+        raise UnknownVersionError(
+            text, "%ice refresh goes to the newest one; begun work can still be committed."
+        ) from None
     return None if info.parent_id is None else version_of(info, ref_names(repo))
 
 
 def title(repo: icechunk.Repository, snapshot_id: str) -> str:
     """Name a version by its short id and message, for a sentence."""
-    found = version(repo, snapshot_id)
+    try:
+        found = version(repo, snapshot_id)
+    except UnknownVersionError:
+        return f"{short(snapshot_id)} (expired)"
     return found.summary() if found else "the empty start"
 
 

@@ -27,16 +27,15 @@ class LateReads:
 
     Parameters
     ----------
-    repo : icechunk.Repository
+    base : icechunk.Session
+        Reads the snapshot that the transaction stands on.
     session : icechunk.Session
         The session of the transaction.
     """
 
-    def __init__(self, repo: icechunk.Repository, session: icechunk.Session) -> None:
-        self._repo = repo
+    def __init__(self, base: icechunk.Session, session: icechunk.Session) -> None:
+        self._base = base
         self._session = session
-        self._at = session.snapshot_id
-        self._base: icechunk.Session | None = None
         self._ids: dict[str, str | None] = {}
         self._emptied: set[str] = set()
 
@@ -56,19 +55,14 @@ class LateReads:
         path = _path(key)
         if path is None or key in self._emptied or self._old(path) in (None, self._new(path)) or _for_a_write():
             return
-        if await self._before().store.exists(key):
+        if await self._base.store.exists(key):
             text = f"{path.lstrip('/')} was removed or made anew in this transaction before its old values were read."
             hint = 'Load it first, or open it for reading (mode="r", xr.open_zarr): that keeps what was there.'
             raise GuardError(text, hint)
 
-    def _before(self) -> icechunk.Session:
-        if self._base is None:
-            self._base = self._repo.readonly_session(snapshot_id=self._at)
-        return self._base
-
     def _old(self, path: str) -> str | None:
         if path not in self._ids:
-            self._ids[path] = _node_id(self._before(), path)
+            self._ids[path] = _node_id(self._base, path)
         return self._ids[path]
 
     def _new(self, path: str) -> str | None:

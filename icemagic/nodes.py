@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 if TYPE_CHECKING:
     import icechunk
@@ -63,6 +64,15 @@ async def read_metadata(store: icechunk.IcechunkStore, path: str) -> Mapping[str
     """Return the Zarr metadata of a node, or None where there is none."""
     document = await store.get(f"{path.lstrip('/')}/zarr.json".lstrip("/"), default_buffer_prototype())
     return None if document is None else dict(json.loads(document.to_bytes()))
+
+
+def node_paths(store: icechunk.IcechunkStore) -> set[str]:
+    """Return the paths of all groups and arrays, with a leading slash."""
+
+    async def names() -> set[str]:
+        return {f"/{key}" async for key in store.list() if key.rpartition("/")[2] == "zarr.json"}
+
+    return {name.removesuffix("/zarr.json") or "/" for name in sync(names())}
 
 
 async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:

@@ -65,12 +65,17 @@ class Recorded:
 
     def upto(self, repo: icechunk.Repository, tip: str) -> Mapping[str, str]:
         """Return the hashes of what commits at or before `tip` hold, and the newest snapshot that holds each."""
+        from icechunk import SnapshotNotFoundError
+
         found: dict[str, str] = {}
-        for info in repo.ancestry(snapshot_id=tip):
-            if info.id == self.tip:
-                found = {**self.holders, **found}
-                break
-            found = {**dict.fromkeys(_known(info.metadata.get(KEY)), info.id), **found}
+        try:
+            for info in repo.ancestry(snapshot_id=tip):
+                if info.id == self.tip:
+                    found = {**self.holders, **found}
+                    break
+                found = {**dict.fromkeys(_known(info.metadata.get(KEY)), info.id), **found}
+        except SnapshotNotFoundError:  # it expired under the transaction, which then records everything itself
+            return {}
         self.tip, self.holders = tip, found
         return found
 

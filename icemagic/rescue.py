@@ -192,7 +192,7 @@ def keep(
     NothingToCommitError
         When the session holds no changes.
     UnknownVersionError
-        When the version that the session stands on was garbage collected; the session stays as it is.
+        When the version that the session stands on expired or was garbage collected; the session stays as it is.
     """
     if not session.has_uncommitted_changes:
         raise NothingToCommitError("Nothing was changed, so there is nothing to keep.")
@@ -200,11 +200,11 @@ def keep(
     with locked(repo):
         try:
             session.flush(message, metadata={KEY: {"kept": kind, "branch": branch, "author": author}})
-        except StorageError as error:
-            if error.kind != "object-not-found":
+        except (SnapshotNotFoundError, StorageError) as error:
+            if error.kind not in ("snapshot-not-found", "object-not-found"):
                 raise
-            text = f"The version {short(base)} that the changes stand on was garbage collected; they cannot be saved."
-            raise UnknownVersionError(text, "Read from the open session what you need.") from None
+            text = f"The version {short(base)} that the changes stand on expired; they cannot be saved apart from it."
+            raise UnknownVersionError(text, '%ice commit "message" puts them on the newest version.') from None
         _verify(repo, session.snapshot_id)
     return session.snapshot_id
 

@@ -15,7 +15,7 @@ from zarr.core.sync import sync
 from icemagic import coordinates, diff, history, merge
 from icemagic.conflicts import sentences
 from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError, did_you_mean
-from icemagic.nodes import chunk_key, read_metadata, read_nodes
+from icemagic.nodes import chunk_key, node_paths, read_metadata, read_nodes
 
 if TYPE_CHECKING:
     import icechunk
@@ -119,13 +119,9 @@ def _node(path: str, store: icechunk.IcechunkStore) -> str:
     """Return the path of a node that is there, with a leading slash."""
     wanted = f"/{path.strip('/')}"
     if sync(read_metadata(store, wanted)) is None:
-        known = sync(_names(store))
+        known = [one.lstrip("/") for one in node_paths(store) if one != "/"]
         raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
     return wanted
-
-
-async def _names(store: icechunk.IcechunkStore) -> list[str]:
-    return [key.removesuffix("/zarr.json") async for key in store.list() if key.endswith("/zarr.json")]
 
 
 def _above(path: str) -> list[str]:

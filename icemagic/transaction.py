@@ -115,15 +115,19 @@ class Transaction:
     def _stand_on(self, session: icechunk.Session) -> None:
         self.plain = session
         """icechunk's own session, for the verbs."""
-        self.late_reads = LateReads(self.repo, session)
+        self._before = self.repo.readonly_session(snapshot_id=session.snapshot_id)
+        self.late_reads = LateReads(self._before, session)
         """What refuses to read an array that was made anew."""
         self.session = GuardedSession(session, self.late_reads)
         """The session as users get it."""
         self.held[:] = [session]
         self.inner = session.store._store  # noqa: SLF001  icechunk's store is to be stood on
         """icechunk's inner store of the session, for the store that this transaction makes writable."""
-        self.base = session.snapshot_id
+
+    @property
+    def base(self) -> str:
         """Snapshot that the transaction stands on."""
+        return self._before.snapshot_id
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -186,7 +190,7 @@ class Transaction:
 
     def judge(self, checks: Checks) -> list[Verdict]:
         """Return what each check says of the changes made so far: the default ones, the store's and those given."""
-        verdicts = [guards.decode(self.repo, self.plain)]
+        verdicts = [guards.decode(self._before, self.plain)]
         verdicts += standing.judge(self.plain, standing.standing(self.repo))
         if checks.limits:
             verdicts += guards.limits(self.changes(), checks)
@@ -196,11 +200,11 @@ class Transaction:
 
     def changes(self) -> Diff:
         """Return what was changed so far; chunks that got the bytes they had before are told apart."""
-        return diff.working(self.repo, self.plain, name=short(self.base))
+        return diff.working(self._before, self.plain, name=short(self.base))
 
     def forecast(self) -> tuple[str, ...]:
         """Say how a commit now would go together with what others committed since; empty when nobody did."""
-        return conflicts.forecast(self.repo, self.plain, self.branch, self.base)
+        return conflicts.forecast(self.repo, self._before, self.plain, self.branch)
 
     def discard(self) -> None:
         """Throw away the changes made so far; the transaction goes on from its base."""
@@ -297,27 +301,30 @@ class Transaction:
         edits = self._edits(tip, choices)
         if choices or not self._rebased(tip, edits):
             self._carry(choices)
-        guards.refuse([guards.decode(self.repo, self.plain)])
+        guards.refuse([guards.decode(self._before, self.plain)])
 
     def _edits(self, tip: str, choices: Mapping[str, Side]) -> list[Edit]:
-        base = self.plain.snapshot_id
-        edits, clashes = conflicts.between(self.repo, self.plain, base, tip, choices)
+        edits, clashes = conflicts.between(self.repo, self._before, self.plain, tip, choices)
         if clashes:
-            raise conflicts.error(self.repo, self.plain, self.branch, (base, tip), clashes)
+            raise conflicts.error(self.repo, self.plain, self.branch, (self.base, tip), clashes)
         return edits
 
     def _rebased(self, tip: str, edits: list[Edit]) -> bool:
         """Let icechunk rebase, which moves no data; False where it sees a conflict that is none, chunk by chunk."""
         if all(info.id != self.base for info in self.repo.ancestry(snapshot_id=tip)):
             return False  # the branch was reset: nothing to go along
-        paths = diff.paths_of(self.plain.status())
+        paths, base, ours = diff.paths_of(self.plain.status()), self._before.store, pinned(self.plain)
         try:
             self.plain.rebase(icechunk.ConflictDetector())
         except icechunk.RebaseFailedError:
             return False
-        self.base = self.plain.snapshot_id
+        self._stand_on(self.plain)
+        theirs = self._before.store
+        if self.base != tip:  # where nobody locks, someone may have committed once more before the rebase
+            edits, clashes = merge.compare(base, ours, theirs, our_paths=paths, their_paths=set())
+            if clashes:
+                raise conflicts.error(self.repo, self.plain, self.branch, (tip, self.base), clashes)
         # icechunk takes our metadata of a group even where only the other side changed them.
-        theirs = self.repo.readonly_session(snapshot_id=tip).store
         merge.settle(edits, paths, theirs, self.plain.store)
         return True
 
@@ -331,7 +338,7 @@ class Transaction:
 
     def _prune(self) -> None:
         self.require_changes()
-        rewritten = diff.rewritten(self.repo, self.plain)
+        rewritten = diff.rewritten(self._before, self.plain)
         if rewritten:
             self._carry({}, rewritten)
 

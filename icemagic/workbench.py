@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import icechunk
 
 from icemagic import history, provenance, rescue, restore
-from icemagic.errors import TransactionError
+from icemagic.errors import IcemagicError, TransactionError
 from icemagic.records import Committed, Note, Version, short
 from icemagic.standpoint import Standpoint
 from icemagic.storage import same_place
@@ -340,8 +340,9 @@ def _save(repo: icechunk.Repository, held: list[icechunk.Session], branch: str, 
     message = f"Uncommitted work on {branch}"
     try:
         kept = rescue.keep(repo, session, kind="unsaved", message=message, branch=branch, author=author)
-    except icechunk.IcechunkError as error:
-        _logger.exception("Uncommitted changes of %s are lost: they could not be saved (%s).", url, error.kind)
+    except (icechunk.IcechunkError, IcemagicError) as error:
+        reason = str(error).partition("\n")[0]
+        _logger.error("Uncommitted changes of %s are lost, because they could not be saved: %s", url, reason)  # noqa: TRY400  for people
         return
     _logger.warning(
         "Uncommitted changes of %s were saved as version %s: %%ice stash pop takes them out again.", url, short(kept)

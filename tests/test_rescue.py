@@ -273,7 +273,7 @@ def test_changes_on_a_version_that_is_gone_stay_in_the_session(repo):
     session = change(repo, 3)
     operations.reset(repo, "main", first, expected=second)
     collect_garbage(repo)
-    with pytest.raises(UnknownVersionError, match="was garbage collected"):
+    with pytest.raises(UnknownVersionError, match="that the changes stand on expired"):
         keep(repo, session)
     assert session.has_uncommitted_changes
     assert not session.read_only

@@ -31,7 +31,7 @@ from icechunk.xarray import to_icechunk
 
 from icemagic import IcechunkStore
 from icemagic.census import TOLERANCE
-from icemagic.errors import ConflictError, GuardError, TransactionError
+from icemagic.errors import ConflictError, GuardError, TransactionError, UnknownVersionError
 from icemagic.rescue import stashes
 from icemagic.transaction import Terms
 
@@ -528,6 +528,42 @@ def test_s5_what_open_work_stands_on_does_not_expire_under_it(repo):
         other.expire(other.plan_expire(before=soon()))
     store.commit("ours")
     assert newest(repo) == [5] * 10
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_s5_work_whose_base_expired_by_another_program_is_committed_all_the_same(repo, begun):
+    numbers(repo, length=20)
+    store = IcechunkStore.open(repo)
+
+    def work() -> None:
+        x(store)[:10] = 5
+        commit(repo, lambda session: x(session).__setitem__(slice(10, 20), 7), "theirs")
+        repo.expire_snapshots(soon())
+
+    if begun:
+        store.begin()
+        work()
+        with pytest.raises(UnknownVersionError, match="expired meanwhile"):
+            store.status()
+        store.commit("ours")
+    else:
+        with store.transaction("ours"):
+            work()
+    assert newest(repo) == [5] * 10 + [7] * 10
+    assert store.status().version.message == "ours"
+
+
+def test_s5_a_store_on_a_version_that_expired_says_so_and_goes_on_from_the_newest(repo):
+    numbers(repo)
+    store = IcechunkStore.open(repo)
+    commit(repo, lambda session: x(session).__setitem__(slice(0, 10), 7), "theirs")
+    repo.expire_snapshots(soon())
+    assert "(expired)" in repr(store)
+    with pytest.raises(UnknownVersionError, match="expired meanwhile") as refused:
+        store.status()
+    assert "%ice refresh" in refused.value.hint
+    store.refresh()
+    assert zarr.open_array(store, path="x", mode="r")[:].tolist() == [7] * 10
 
 
 # -- S6: two writers of one folder -------------------------------------------------------------------------------------
