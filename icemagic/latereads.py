@@ -71,8 +71,8 @@ class LateReads:
 
 def _path(key: str) -> str | None:
     """Return the path of the array to which the key of a chunk belongs, with a leading slash."""
-    path, chunk, _ = f"/{key}".partition("/c/")
-    return path if chunk else (f"/{key}".removesuffix("/c") if key.endswith("/c") else None)
+    path, chunk, _ = f"/{key.lstrip('/')}/".rpartition("/c/")  # an array of no dimensions has the one chunk c
+    return path or "/" if chunk else None
 
 
 def _node_id(session: icechunk.Session, path: str) -> str | None:

@@ -204,7 +204,7 @@ def history(store: IcechunkStore, steps: list[tuple[str, list[tuple[Any, ...]]]]
         with store.transaction("step") as txn:
             for edit in edits:
                 editor.apply(*edit)
-            working = diff.working(store.repo, txn.session, name="before")
+            working = diff.working(store.repo.readonly_session(snapshot_id=txn.base), txn.session, name="before")
             before = side(store.repo.readonly_session(snapshot_id=txn.base).store)
             check(working, before, side(store.with_read_only(read_only=True)))
         if txn.version:

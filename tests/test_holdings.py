@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.core.sync import sync
 
-from icemagic.diff import read_chunks
 from icemagic.holdings import steps, total
+from icemagic.nodes import read_chunks
 from icemagic.usage import reachable
 from upkeep import ACTIONS, history, new_repo
 

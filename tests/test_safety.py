@@ -269,6 +269,24 @@ def test_s2_an_array_made_anew_is_filled_piece_by_piece_and_read_back_where_it_i
     assert newest(repo) == [0.0] * 3 + list(range(3, 12)) + [0.0] * 8
 
 
+@pytest.mark.parametrize("name", ["c", "g/c", "g/c/x", "deep/er/x"])
+@pytest.mark.parametrize("shape", [(20,), (4, 5), ()])
+def test_s2_the_array_is_known_whatever_its_name_and_shape(repo, name, shape):
+    values = np.arange(1.0, 1 + np.prod(shape, dtype=int)).reshape(shape)
+    store = IcechunkStore.open(repo)
+    with store.transaction("first"):
+        zarr.create_array(store, name=name, data=values)
+    with pytest.raises(GuardError, match=f"^{name} was removed or made anew"), store.transaction("again"):
+        before = zarr.open_array(store, path=name, mode="r+")
+        zarr.create_array(store, name=name, shape=shape, dtype="f8", overwrite=True)
+        before[...]
+    with store.transaction("in time"):
+        before = zarr.open_array(store, path=name, mode="r")
+        zarr.create_array(store, name=name, data=before[...] * 0, overwrite=True)
+        zarr.open_array(store, path=name, mode="r+")[...] = before[...] * 2
+    np.testing.assert_array_equal(zarr.open_array(store, path=name, mode="r")[...], values * 2)
+
+
 # -- S3: forks that write into one chunk -------------------------------------------------------------------------------
 
 

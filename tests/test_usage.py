@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.core.sync import sync
 
-from icemagic.diff import read_chunks
+from icemagic.nodes import read_chunks
 from icemagic.usage import du, reachable
 
 INLINE = 40  # bytes; the chunks below have 16 or 80
