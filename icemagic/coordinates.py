@@ -176,6 +176,8 @@ def _between(index: pd.Index[Any], name: str, first: str, last: str) -> range:
         hint = f"It runs from {label(index.values[0])} to {label(index.values[-1])}." if len(index) else "It is empty."
         raise SelectionError(message, hint) from error
     chosen = range(*found.indices(len(index)))
+    if not chosen and first == last:
+        raise SelectionError(f"{name} has no label {first}.", did_you_mean(first, map(label, index.values)))
     if not chosen:
         message = f"{name} has nothing between {first} and {last}."
         raise SelectionError(message, f"It runs from {label(index.values[0])} to {label(index.values[-1])}.")

@@ -8,16 +8,19 @@ tables are then compared directly. That works in both directions and across sibl
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
+from itertools import accumulate, compress
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from icemagic import history
-from icemagic.nodes import Node, chunk_key, chunk_shape, read_nodes, total_chunks
+from icemagic.nodes import Node, chunk_key, chunk_shape, read_nodes, together, total_chunks
 from icemagic.records import ArrayDiff, Change, Diff, Version
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ def of_version(repo: icechunk.Repository, version: Version) -> Diff | None:
 
 COMPARED = 64_000_000
 """Most bytes of chunks that are read to tell those apart that were written with the bytes they had."""
+_BEGINNING = 4_096
 
 
 def follows_expired(repo: icechunk.Repository, version: Version) -> bool:
@@ -70,42 +74,37 @@ def rewritten(
 ) -> dict[str, set[tuple[int, ...]]]:
     """Return the chunks of each array that a session wrote with the bytes that they had before.
 
-    Only chunks of the same stored length are read, which compressed ones hardly ever have by chance, and of each array
-    at most `most` bytes.
+    Only chunks of the same stored length are read, which compressed ones hardly ever have by chance, and of these at
+    most `most` bytes.
     """
-    paths = session.status().updated_chunks
-    before, after = base.store, session.store
-    old, new = (sync(read_nodes(store, paths)) for store in (before, after))
-    both = old.keys() & new.keys()
-    found = {path: sync(_rewritten(path, (before, after), (old[path], new[path]), most)) for path in sorted(both)}
-    return {path: chunks for path, chunks in found.items() if chunks}
+    paths, stores = session.status().updated_chunks, (base.store, session.store)
+    old, new = (sync(read_nodes(store, paths)) for store in stores)
+    alike = [(path, at) for path in sorted(old.keys() & new.keys()) for at in _alike(old[path], new[path])]
+    upto = accumulate(new[path].chunks[at][1] for path, at in alike)
+    read = [place for place, total in zip(alike, upto, strict=True) if total <= most]
+    same = sync(together(_same_bytes(chunk_key(path, at), new[path].chunks[at][1], stores) for path, at in read))
+    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for path, at in compress(read, same):
+        found[path].add(at)
+    return dict(found)
 
 
-async def _rewritten(
-    path: str,
-    stores: tuple[icechunk.IcechunkStore, icechunk.IcechunkStore],
-    nodes: tuple[Node, Node],
-    most: float,
-) -> set[tuple[int, ...]]:
-    """Return the chunks whose reference differs and whose bytes do not."""
-    old, new = nodes
+def _alike(old: Node, new: Node) -> list[tuple[int, ...]]:
+    """Return the chunks whose references differ and whose stored lengths do not."""
     if not old.is_array or not new.is_array or old.metadata["codecs"] != new.metadata["codecs"]:
-        return set()
-    alike = [at for at, chunk in new.chunks.items() if at in old.chunks and _same_length(old.chunks[at], chunk)]
-    found: set[tuple[int, ...]] = set()
-    for at in sorted(alike):
-        most -= new.chunks[at][1]
-        if most < 0:
-            break
-        key = chunk_key(path, at)
-        one, other = [await store.get(key, default_buffer_prototype()) for store in stores]
-        if one is not None and other is not None and one.to_bytes() == other.to_bytes():
-            found.add(at)
-    return found
+        return []
+    both = old.chunks.keys() & new.chunks.keys()
+    return sorted(at for at in both if old.chunks[at] != new.chunks[at] and old.chunks[at][1] == new.chunks[at][1])
 
 
-def _same_length(one: tuple[object, int], other: tuple[object, int]) -> bool:
-    return one != other and one[1] == other[1]
+async def _same_bytes(key: str, length: int, stores: tuple[icechunk.IcechunkStore, icechunk.IcechunkStore]) -> bool:
+    """Whether two stores hold the same under a key; where the beginnings differ, no more is read."""
+    for end in sorted({min(length, _BEGINNING), length}):
+        part = RangeByteRequest(0, end)
+        one, other = [await store.get(key, default_buffer_prototype(), part) for store in stores]
+        if one is None or other is None or one.to_bytes() != other.to_bytes():
+            return False
+    return True
 
 
 def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:

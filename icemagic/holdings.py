@@ -6,15 +6,16 @@ from those of the version before: manifests are never rewritten.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import batched, compress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from zarr.core.sync import sync
+
+from icemagic.nodes import together
 
 if TYPE_CHECKING:
     import icechunk
@@ -25,7 +26,6 @@ Chunks = dict[object, int]
 _NOTHING = ""
 """Stands for the parent of a version that has none among those looked at."""
 _BATCH = 64
-_AT_ONCE = 16
 _NATIVE = 1  # the number of icechunk.ChunkType.native
 
 
@@ -110,28 +110,17 @@ def _without(held: _Held, other: _Held | None) -> Chunks:
 
 def _add_tables(repo: icechunk.Repository, held: dict[str, _Tables], parents: Mapping[str, str]) -> None:
     """Add the chunk tables of snapshots, each listed after its parent; what did not change is taken from there."""
-    marks = dict(zip(parents, sync(_together(_marks(repo, snapshot_id) for snapshot_id in parents)), strict=True))
+    marks = dict(zip(parents, sync(together(_marks(repo, snapshot_id) for snapshot_id in parents)), strict=True))
     changed: dict[str, list[str]] = {}
     for snapshot_id, parent in parents.items():
         known = marks[parent] if parent in marks else {path: table.manifests for path, table in held[parent].items()}
         changed[snapshot_id] = [path for path, mark in marks[snapshot_id].items() if known.get(path) != mark]
-    read = dict(zip(parents, sync(_together(_read(repo, *one) for one in changed.items())), strict=True))
+    read = dict(zip(parents, sync(together(_read(repo, *one) for one in changed.items())), strict=True))
     for snapshot_id, parent in parents.items():
         held[snapshot_id] = {
             path: _Held(mark, read[snapshot_id][path]) if path in read[snapshot_id] else held[parent][path]
             for path, mark in marks[snapshot_id].items()
         }
-
-
-async def _together[T](work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do pieces of work beside each other, a few at a time."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def wait(piece: Coroutine[Any, Any, T]) -> T:
-        async with gate:
-            return await piece
-
-    return await asyncio.gather(*map(wait, work))
 
 
 async def _marks(repo: icechunk.Repository, snapshot_id: str) -> dict[str, str]:

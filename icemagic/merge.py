@@ -14,7 +14,6 @@ raw bytes, what only theirs changed stays, and what both changed differently is 
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icemagic.nodes import Node, chunk_key, chunk_shape, read_metadata, read_nodes
+from icemagic.nodes import Node, chunk_key, chunk_shape, read_metadata, read_nodes, together
 
 if TYPE_CHECKING:
     import icechunk
@@ -34,7 +33,6 @@ Nodes = Mapping[str, Node]
 ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar", "dtype", "_Unsigned")
 """Attributes without which the numbers of a chunk mean something else."""
 _MERGED = ("attributes", "shape", "consolidated_metadata")
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -281,17 +279,6 @@ def _of(attributes: Mapping[str, Any], key: str) -> str | None:
 
 
 async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
-    prototype = default_buffer_prototype()
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def copy(key: str) -> None:
-        async with gate:
-            value = await source.get(key, prototype)
-            if value is None:
-                await target.delete(key)
-            else:
-                await target.set(key, value)
-
     for edit in edits:
         if edit.metadata is None or edit.anew:
             await target.delete_dir(edit.path.strip("/"))
@@ -300,4 +287,10 @@ async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icec
             continue
         if await read_metadata(target, edit.path) != edit.metadata:
             await _set_metadata(target, edit.path, edit.metadata)
-        await asyncio.gather(*(copy(chunk_key(edit.path, at)) for at in edit.chunks))
+        await together(copy_key(chunk_key(edit.path, at), source, target) for at in edit.chunks)
+
+
+async def copy_key(key: str, source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
+    """Copy what lies under a key as raw bytes, or delete it where nothing does."""
+    value = await source.get(key, default_buffer_prototype())
+    await (target.delete(key) if value is None else target.set(key, value))

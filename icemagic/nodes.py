@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from zarr.core.sync import sync
 
 if TYPE_CHECKING:
     import icechunk
+
+_AT_ONCE = 16
 
 Chunks = dict[tuple[int, ...], tuple[object, int]]
 """Chunk coordinates to what tells the stored chunk from another one, and its stored bytes."""
@@ -77,10 +80,24 @@ def node_paths(store: icechunk.IcechunkStore) -> set[str]:
 
 async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:
     """Return those of the nodes that are there, with their metadata and chunk tables."""
-    nodes = {}
-    for path in sorted(paths):
-        metadata = await read_metadata(store, path)
-        if metadata is not None:
-            is_array = metadata["node_type"] == "array"
-            nodes[path] = Node(metadata, await read_chunks(store, path) if is_array else {})
-    return nodes
+    wanted = sorted(paths)
+    found = await together(_read_node(store, path) for path in wanted)
+    return {path: node for path, node in zip(wanted, found, strict=True) if node is not None}
+
+
+async def _read_node(store: icechunk.IcechunkStore, path: str) -> Node | None:
+    metadata = await read_metadata(store, path)
+    if metadata is None:
+        return None
+    return Node(metadata, await read_chunks(store, path) if metadata["node_type"] == "array" else {})
+
+
+async def together[T](work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do pieces of work beside each other, a few at a time."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def wait(piece: Coroutine[Any, Any, T]) -> T:
+        async with gate:
+            return await piece
+
+    return await asyncio.gather(*map(wait, work))

@@ -421,6 +421,8 @@ class Status(Shown):
     """What the open transaction changed so far; None outside a transaction."""
     forecast: tuple[str, ...] = ()
     """How a commit now would go together with what others committed meanwhile; empty when nobody did."""
+    begun: bool = False
+    """Whether the open transaction lasts over several cells."""
 
     def _report(self) -> Report:
         place = f"on branch {self.branch}" if self.branch else "on a version, not on a branch"
@@ -431,7 +433,8 @@ class Status(Shown):
         if self.behind:
             lines.append(f"{count(self.behind, 'newer version')} on {self.branch}: store.refresh() moves there")
         changes = self.uncommitted.parts() if self.uncommitted else ()
-        return Report(self.url, (Lines((*lines, self._next(), *self.forecast)), *changes))
+        ways = ('%ice commit "message" commits it, %ice stash puts it away, %ice discard drops it',) * self.begun
+        return Report(self.url, (Lines((*lines, self._next(), *self.forecast, *ways)), *changes))
 
     def _next(self) -> str:
         if self.uncommitted is not None:

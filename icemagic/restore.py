@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from zarr.core.buffer import default_buffer_prototype
+import numpy as np
 from zarr.core.sync import sync
 
 from icemagic import coordinates, diff, history, merge
@@ -171,9 +171,14 @@ def _copy_region(target: icechunk.IcechunkStore, source: icechunk.IcechunkStore,
             for side, number, size in zip(region, at, chunk, strict=True)
         )
         if _whole(part, at, chunk, (into.shape, out.shape)):
-            sync(_copy(chunk_key(path, at), source, target))
-        else:
-            into[part] = out[part]
+            sync(merge.copy_key(chunk_key(path, at), source, target))
+        elif not _alike(values := np.asarray(out[part]), np.asarray(into[part])):
+            into[part] = values
+
+
+def _alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    """Whether two arrays hold the same values, bit by bit where they are numbers."""
+    return np.array_equal(one, other) if one.dtype.hasobject else one.tobytes() == other.tobytes()
 
 
 def _whole(part: tuple[slice, ...], at: tuple[int, ...], chunk: tuple[int, ...], shapes: tuple[Any, Any]) -> bool:
@@ -183,8 +188,3 @@ def _whole(part: tuple[slice, ...], at: tuple[int, ...], chunk: tuple[int, ...],
         for shape in shapes
         for one, number, size, length in zip(part, at, chunk, shape, strict=True)
     )
-
-
-async def _copy(key: str, source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
-    value = await source.get(key, default_buffer_prototype())
-    await (target.delete(key) if value is None else target.set(key, value))

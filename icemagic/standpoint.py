@@ -129,6 +129,7 @@ class Standpoint(icechunk.IcechunkStore):
             read_only=self.opened_read_only,
             uncommitted=txn.changes() if txn else None,
             forecast=txn.forecast() if txn and not txn.version else (),
+            begun=txn is not None and txn.lasts,
         )
 
     def _move(self, verb: str, snapshot_id: str, branch: str | None) -> None:

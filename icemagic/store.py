@@ -16,7 +16,7 @@ from icemagic.doctor import plan_upgrade as plan_upgrade_of
 from icemagic.doctor import upgrade as upgrade_repository
 from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError, UnknownVersionError
 from icemagic.opening import create_repository, open_repository
-from icemagic.records import Diff, Exhibit, Log, Note, Refs, Version, short
+from icemagic.records import Diff, Exhibit, Log, Note, Refs, Version, first_line, short
 from icemagic.show import show
 from icemagic.storage import describe, locate
 from icemagic.workbench import Workbench
@@ -263,7 +263,8 @@ class IcechunkStore(Workbench):
             self.repo, branch, message, expected=self._head, author=self._author(), secrets=self._secrets
         )
         self.refresh()
-        return Note(f"[{branch} {version.summary()}]", ("%ice undo gives the old message back",))
+        title = f"[{branch} {short(version.id)}] {first_line(version.message)}"
+        return Note(title, ("%ice undo gives the old message back",))
 
     def _movable(self, what: str) -> str:
         """Return the branch that the store stands on, where it may be moved."""

@@ -95,6 +95,8 @@ class Transaction:
         self.branch = branch
         self.version: Version | None = None
         """The version that was committed, None until then."""
+        self.lasts = False
+        """Whether it lasts over several cells."""
         self.started = datetime.now(UTC)
         """When the transaction was opened (UTC)."""
         self.held: list[icechunk.Session] = []

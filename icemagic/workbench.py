@@ -147,6 +147,7 @@ class Workbench(Standpoint):
             As :meth:`transaction` does.
         """
         txn, before = self._open_transaction(None, lambda _: {}, Terms())
+        txn.lasts = True
         save = weakref.finalize(txn, _save, self.repo, txn.held, txn.branch, self._author(), str(self.url))
         self._begun = _Begun(txn, before, time.perf_counter(), keep_writing_to(self, self.config.codecs()), save)
         return self.status()
