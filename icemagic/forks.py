@@ -12,15 +12,16 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import icechunk
+from icechunk._icechunk_python import PySession
 from icechunk.session import ForkSession
 from zarr.core.sync import sync
 
 from icemagic.coordinates import boxes
-from icemagic.errors import ConflictError
+from icemagic.errors import ConflictError, NotWritableError
 from icemagic.nodes import Chunks, read_chunks
 
 if TYPE_CHECKING:
-    from icechunk._icechunk_python import PySession
+    from icechunk._icechunk_python import PyStore
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -30,14 +31,71 @@ Places = dict[str, set[tuple[int, ...]]]
 """Path of an array to numbers of chunks."""
 
 
-def pinned(session: icechunk.Session) -> icechunk.IcechunkStore:
-    """Return a read-only store of what a session holds now, and of no later changes."""
-    held = session._session if session.read_only else session._session.fork()  # noqa: SLF001  icechunk's classes share it
-    return icechunk.IcechunkStore(held.store, read_only=True)
+class Moment:
+    """What a session holds at one moment.
+
+    A fork of a session with changes writes files that stay behind as garbage. The session's own bytes, in which it
+    would be sent to a worker, cost nothing; but what lies in memory does not travel.
+
+    Parameters
+    ----------
+    session : icechunk.Session
+    travels : bool
+        Whether the session can be opened again from its bytes.
+    """
+
+    def __init__(self, session: icechunk.Session, *, travels: bool) -> None:
+        inner = session._session  # noqa: SLF001  icechunk's own classes share it
+        self.travels = travels
+        self._held: bytes | PySession
+        if session.read_only:
+            self._held = inner
+        else:
+            self._held = inner.as_bytes() if travels and session.has_uncommitted_changes else inner.fork()
+
+    def open(self) -> PinnedStore:
+        """Return a read-only store of it."""
+        held = PySession.from_bytes(self._held) if isinstance(self._held, bytes) else self._held
+        return PinnedStore(held.store, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        held = self._held if isinstance(self._held, bytes) else self._held.as_bytes()
+        return {"travels": self.travels, "_held": held}
+
+
+class PinnedStore(icechunk.IcechunkStore):
+    """A read-only store of one moment of a session.
+
+    Parameters
+    ----------
+    inner : PyStore
+    of : Moment
+    """
+
+    def __init__(self, inner: PyStore, of: Moment) -> None:
+        super().__init__(inner, read_only=True)
+        self._of = of
+
+    def with_read_only(self, read_only: bool = False) -> icechunk.IcechunkStore:  # noqa: FBT001, FBT002  Zarr's signature
+        """Return this store: what passed cannot be written."""
+        if not read_only:
+            raise NotWritableError("What was opened for reading cannot be written.", "Write to the store itself.")
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[Moment], icechunk.IcechunkStore], tuple[Moment]]:
+        """Pickle as the moment, so that a worker can read it."""
+        return Moment.open, (self._of,)
 
 
 class _Guarded(icechunk.Session):
     """What a session and its forks have in common."""
+
+    travels: bool
+    """Whether the session can be opened again from its bytes."""
+
+    def moment(self) -> Moment:
+        """Return what the session holds now."""
+        return Moment(self, travels=self.travels)
 
     @property
     def store(self) -> WorkingStore:
@@ -46,7 +104,7 @@ class _Guarded(icechunk.Session):
 
     def fork(self) -> Fork:
         """Return a session that can be sent to a worker and merged back."""
-        return Fork(self._session.fork(), self._session.fork())
+        return Fork(self._session.fork(), self.moment())
 
     def merge(self, *others: ForkSession) -> None:
         """Take over the changes of forks.
@@ -83,11 +141,14 @@ class GuardedSession(_Guarded):
     session : icechunk.Session
     late_reads : LateReads
         What refuses to read an array that was made anew.
+    travels : bool
+        Whether the session can be opened again from its bytes.
     """
 
-    def __init__(self, session: icechunk.Session, late_reads: LateReads) -> None:
+    def __init__(self, session: icechunk.Session, late_reads: LateReads, *, travels: bool) -> None:
         super().__init__(session._session)  # noqa: SLF001  as above
         self._late_reads = late_reads
+        self.travels = travels
 
     @property
     def store(self) -> WorkingStore:
@@ -100,13 +161,15 @@ class Fork(_Guarded, ForkSession):
 
     Parameters
     ----------
-    session, seen : PySession
-        The fork, and another one that nobody writes to.
+    session : PySession
+    seen : Moment
+        What its parent held.
     """
 
-    def __init__(self, session: PySession, seen: PySession) -> None:
+    def __init__(self, session: PySession, seen: Moment) -> None:
         super().__init__(session)
-        self.seen = ForkSession(seen)
+        self.seen = seen
+        self.travels = seen.travels
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_session": self._session.as_bytes(), "seen": self.seen}
@@ -114,6 +177,7 @@ class Fork(_Guarded, ForkSession):
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401  what __getstate__ returned
         super().__setstate__(state)
         self.seen = state["seen"]
+        self.travels = self.seen.travels
 
 
 class WorkingStore(icechunk.IcechunkStore):
@@ -138,7 +202,7 @@ class WorkingStore(icechunk.IcechunkStore):
 
     def with_read_only(self, read_only: bool = False) -> icechunk.IcechunkStore:  # noqa: FBT001, FBT002  Zarr's signature
         """Return this store for writing; for reading, a store of the present state."""
-        return pinned(self._of) if read_only else self
+        return self._of.moment().open() if read_only else self
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value; refused where an array was made anew and is read as what it was before."""
@@ -167,7 +231,7 @@ def _both(one: Places, other: Places) -> Places:
     return {path: both for path in one.keys() & other.keys() if (both := one[path] & other[path])}
 
 
-def _differing(one: icechunk.Session, other: icechunk.Session, places: Places) -> Places:
+def _differing(one: icechunk.Session, other: icechunk.Session | Moment, places: Places) -> Places:
     """Return those of the places that are not the same in two sessions."""
     found: Places = {}
     for path, numbers in places.items():
@@ -176,8 +240,9 @@ def _differing(one: icechunk.Session, other: icechunk.Session, places: Places) -
     return {path: numbers for path, numbers in found.items() if numbers}
 
 
-def _chunks(session: icechunk.Session, path: str) -> Chunks:
-    return sync(read_chunks(icechunk.IcechunkStore(session._session.store), path))  # noqa: SLF001  as above
+def _chunks(of: icechunk.Session | Moment, path: str) -> Chunks:
+    store = of.open() if isinstance(of, Moment) else icechunk.IcechunkStore(of._session.store)  # noqa: SLF001  as above
+    return sync(read_chunks(store, path))
 
 
 def _refuse(places: Places) -> None:

@@ -203,9 +203,8 @@ class IceMagic(Magics):
                     "No transaction was begun.", "%ice begin opens one that lasts over several cells."
                 )
             return store.begun.rehearse(terms)
-        return store.commit(
-            arguments.message, terms=terms, cell=self.savepoints.cells(store.begun, self.running_cell())
-        )
+        cell = self.savepoints.cells(store.begun, self.running_cell())
+        return store.commit(arguments.message, terms=terms, cell=cell)
 
     def _do_help(self, arguments: argparse.Namespace) -> Shown:
         if arguments.verb_asked is None:
@@ -307,7 +306,7 @@ class IceMagic(Magics):
                 text = "Something in the cell showed an error and went on, so nothing was committed."
                 raise IceError(f"{text}\nMend it, or take it out of the cell, and run the cell again.") from None
             except BaseException as error:  # interrupts, too: whatever ended the cell, say what became of the commit
-                error.add_note(_fate(txn))
+                error.add_note(txn.fate())
                 raise
         seconds = time.perf_counter() - started
         if value is not None and not _is_writer(value):
@@ -383,17 +382,6 @@ def _rehearsed(txn: Transaction, terms: Terms) -> Rehearsal:
     rehearsal = txn.rehearse(terms)
     txn.discard()
     return rehearsal
-
-
-def _fate(txn: Transaction) -> str:
-    """Say what became of a commit."""
-    if txn.version is not None:
-        return f"Committed as {txn.version.summary()}."
-    return (
-        "The commit is still under way; %ice log shows whether it landed."
-        if txn.finishing
-        else "Nothing was committed."
-    )
 
 
 def _is_writer(value: object) -> bool:

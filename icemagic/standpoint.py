@@ -16,7 +16,6 @@ import icechunk
 from icemagic import history, provenance, refs
 from icemagic.config import Config
 from icemagic.errors import NotWritableError, TransactionError
-from icemagic.forks import pinned
 from icemagic.records import Status, Version
 from icemagic.storage import short_url
 
@@ -154,7 +153,8 @@ class Standpoint(icechunk.IcechunkStore):
         if not read_only:
             self._refuse_read_only()
             return self
-        return pinned(self.session)
+        txn = self._transaction
+        return txn.session.moment().open() if txn else icechunk.IcechunkStore(self._store, read_only=True)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value; refused where a transaction made an array anew that is read as what it was before."""

@@ -153,6 +153,11 @@ def describe(repository: icechunk.Repository) -> str:
     return "memory:" if kind == "in-memory" else kind
 
 
+def travels(repository: icechunk.Repository) -> bool:
+    """Whether what is open of a repository can be opened again elsewhere: what lies in memory cannot."""
+    return _read_repr(repository.storage)[0] != "in-memory"
+
+
 def same_place(one: icechunk.Repository, other: icechunk.Repository) -> bool:
     """Whether two open repositories may be one: those in memory cannot be told apart."""
     return _place(one) == _place(other)

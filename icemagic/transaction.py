@@ -16,13 +16,14 @@ import zarr.core.array
 
 from icemagic import conflicts, diff, guards, history, merge, standing
 from icemagic.errors import CommitLostError, NothingToCommitError, TransactionError, UnknownVersionError
-from icemagic.forks import GuardedSession, pinned
+from icemagic.forks import GuardedSession, Moment
 from icemagic.guards import Checks
 from icemagic.interrupts import finished, started
 from icemagic.latereads import LateReads
 from icemagic.locking import locked
 from icemagic.records import CHECKS, Diff, Rehearsal, Verdict, Version, short
 from icemagic.redaction import hide, redact
+from icemagic.storage import travels
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,7 +52,7 @@ class Terms:
 class Savepoint:
     """The changes of a transaction at one moment."""
 
-    state: icechunk.IcechunkStore
+    state: Moment
     paths: frozenset[str]
     """Nodes that were touched until then."""
 
@@ -93,8 +94,6 @@ class Transaction:
     ) -> None:
         self.repo = repo
         self.branch = branch
-        self.version: Version | None = None
-        """The version that was committed, None until then."""
         self.lasts = False
         """Whether it lasts over several cells."""
         self.started = datetime.now(UTC)
@@ -120,7 +119,7 @@ class Transaction:
         self._before = self.repo.readonly_session(snapshot_id=session.snapshot_id)
         self.late_reads = LateReads(self._before, session)
         """What refuses to read an array that was made anew."""
-        self.session = GuardedSession(session, self.late_reads)
+        self.session = GuardedSession(session, self.late_reads, travels=travels(self.repo))
         """The session as users get it."""
         self.held[:] = [session]
         self.inner = session.store._store  # noqa: SLF001  icechunk's store is to be stood on
@@ -171,11 +170,7 @@ class Transaction:
         guards.refuse(self.judge(terms.checks))
         everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
         self._landing = started(lambda: self._land(hide(message, self._secrets), everything, terms.choices))
-        try:
-            return finished(self._landing, "The commit is finishing; interrupt again to leave it to itself.")
-        finally:
-            if self._landing.done() and not self._landing.exception():
-                self.version = self._landing.result()
+        return finished(self._landing, "The commit is finishing; interrupt again to leave it to itself.")
 
     def rehearse(self, terms: Terms | None = None) -> Rehearsal:
         """Return what a commit would write now and what each check says of it; nothing is committed.
@@ -209,13 +204,33 @@ class Transaction:
         return conflicts.forecast(self.repo, self._before, self.plain, self.branch)
 
     def discard(self) -> None:
-        """Throw away the changes made so far; the transaction goes on from its base."""
+        """Throw away the changes made so far; the transaction goes on from its base.
+
+        Raises
+        ------
+        TransactionError
+            When it was committed, or a commit is under way.
+        """
+        self._refuse_over()
         self.plain.discard_changes()
+
+    @property
+    def version(self) -> Version | None:
+        """The version that was committed, None until then."""
+        landed = self._landing is not None and self._landing.done() and not self._landing.exception()
+        return self._landing.result() if self._landing and landed else None
 
     @property
     def finishing(self) -> bool:
         """Whether a commit that nobody waits for any more is still under way."""
         return self._landing is not None and not self._landing.done()
+
+    def fate(self) -> str:
+        """Say what became of the commit."""
+        if self.version is not None:
+            return f"Committed as {self.version.summary()}."
+        under_way = "The commit is still under way; %ice log shows whether it landed."
+        return under_way if self.finishing else "Nothing was committed."
 
     def __enter__(self) -> Self:
         return self
@@ -237,17 +252,19 @@ class Transaction:
 
     def savepoint(self) -> Savepoint:
         """Return the changes made so far, to come back to."""
-        return Savepoint(pinned(self.plain), frozenset(diff.paths_of(self.plain.status())))
+        return Savepoint(self.session.moment(), frozenset(diff.paths_of(self.plain.status())))
 
     def roll_back(self, savepoint: Savepoint) -> bool:
         """Make the changes what they were at a savepoint; returns whether they were others."""
+        if self.version is not None or self.finishing:
+            return False  # they are not to be touched any more
         if not savepoint.paths:
             changed = self.plain.has_uncommitted_changes
             self.discard()
             return changed
-        now, paths = pinned(self.plain), savepoint.paths | diff.paths_of(self.plain.status())
-        edits, _ = merge.compare(now, savepoint.state, now, our_paths=set(paths), their_paths=set())
-        merge.apply(edits, savepoint.state, self.plain.store)
+        paths, now, before = diff.paths_of(self.plain.status()), self.plain.store, savepoint.state.open()
+        edits, _ = merge.compare(now, before, now, our_paths=paths | savepoint.paths, their_paths=set())
+        merge.apply(edits, before, now)
         return bool(edits)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -255,13 +272,15 @@ class Transaction:
     def _dataset(self) -> xr.Dataset:
         import xarray as xr
 
-        dataset: xr.Dataset = xr.open_zarr(pinned(self.plain), consolidated=False, chunks=None)
+        dataset: xr.Dataset = xr.open_zarr(self.plain.store, consolidated=False, chunks=None)
         return dataset
 
     def _refuse_over(self) -> None:
         if self.version is not None:
             text = f"This transaction is over: it was committed as {self.version.summary()}."
             raise TransactionError(text, "Open another one for further changes.")
+        if self.finishing:
+            raise TransactionError("The commit of this transaction is still under way.", "Wait for it to land.")
 
     def require_changes(self) -> None:
         """Raise when nothing was changed.
@@ -315,7 +334,7 @@ class Transaction:
         """Let icechunk rebase, which moves no data; False where it sees a conflict that is none, chunk by chunk."""
         if all(info.id != self.base for info in self.repo.ancestry(snapshot_id=tip)):
             return False  # the branch was reset: nothing to go along
-        paths, base, ours = diff.paths_of(self.plain.status()), self._before.store, pinned(self.plain)
+        paths, base, ours = diff.paths_of(self.plain.status()), self._before.store, self.session.moment()
         try:
             self.plain.rebase(icechunk.ConflictDetector())
         except icechunk.RebaseFailedError:
@@ -323,7 +342,7 @@ class Transaction:
         self._stand_on(self.plain)
         theirs = self._before.store
         if self.base != tip:  # where nobody locks, someone may have committed once more before the rebase
-            edits, clashes = merge.compare(base, ours, theirs, our_paths=paths, their_paths=set())
+            edits, clashes = merge.compare(base, ours.open(), theirs, our_paths=paths, their_paths=set())
             if clashes:
                 raise conflicts.error(self.repo, self.plain, self.branch, (tip, self.base), clashes)
         # icechunk takes our metadata of a group even where only the other side changed them.

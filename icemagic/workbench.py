@@ -173,18 +173,30 @@ class Workbench(Standpoint):
         begun = self._need_begun()
         begun.txn.require_changes()
         changes = begun.txn.changes()
-        version = begun.txn.commit(message, self._provenance(begun.txn.base, cell), terms)
-        self._close_begun(begun)
+        try:
+            version = begun.txn.commit(message, self._provenance(begun.txn.base, cell), terms)
+        except KeyboardInterrupt as error:
+            error.add_note(begun.txn.fate())
+            raise
+        finally:
+            if begun.txn.version is not None:
+                self._close_begun(begun)
         return Committed(version, begun.txn.branch, changes, time.perf_counter() - begun.started)
 
     def discard(self) -> Note:
         """Throw away what the open transaction changed; one that :meth:`begin` opened is over then."""
         if self._transaction is None:
             return Note("No transaction is open, so there is nothing to discard.")
-        self._transaction.discard()
-        if self._begun is None:
+        landed = self._transaction.version
+        if landed is None:
+            self._transaction.discard()
+        begun = self._begun
+        if begun is not None:
+            self._close_begun(begun)
+        if landed is not None:
+            return Note(f"The transaction was committed already, as {landed.summary()}.")
+        if begun is None:
             return Note("The changes of this transaction are discarded; it goes on from the version before.")
-        self._close_begun(self._begun)
         return Note("The changes are discarded and the transaction is over.")
 
     def close(self) -> None:

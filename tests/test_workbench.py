@@ -8,6 +8,7 @@ import textwrap
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -334,28 +335,74 @@ def _start(kernel: Kernel) -> None:
     kernel.ok("%ice open store --create")
 
 
-@pytest.mark.kernel
-def test_the_stop_button_during_a_commit_answers_at_once_and_then_tells_the_truth(tmp_path: Path):
+_SLOW = """
+    import icechunk, zarr, threading, time, signal
+    from icechunk.testing import LatencyStorage
+    storage = LatencyStorage(icechunk.local_filesystem_storage({folder!r}), write_latency_ms=0)
+    repo = icechunk.Repository.create(storage)
+    storage.write_latency_ms = 800
+    %load_ext icemagic
+    store = IcechunkStore.open(repo)
+
+    def press_stop(*moments):
+        # So many seconds from now, as the stop button does.
+        for moment in moments:
+            threading.Timer(moment, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Kernel]:
+    """Run a kernel with a store in which a commit takes seconds."""
     (tmp_path / "slow").mkdir()
-    slow = f"""
-        import icechunk, zarr, threading
-        from icechunk.testing import LatencyStorage
-        storage = LatencyStorage(icechunk.local_filesystem_storage({str(tmp_path / "slow")!r}), write_latency_ms=1500)
-        repo = icechunk.Repository.create(storage)
-        %load_ext icemagic
-        store = IcechunkStore.open(repo)
-    """
     with running_kernel(tmp_path) as kernel:
-        kernel.ok(textwrap.dedent(slow))
-        # The interrupt comes when the cell has printed: half a second into the commit.
-        tell = "threading.Timer(0.5, lambda: print('committing', flush=True)).start()"
-        outcome = kernel.interrupted('%%commit "slow"', 'zarr.open_group(store).attrs["n"] = 1', tell)
-        assert "The commit is finishing" in outcome.stderr
-        assert outcome.error.startswith("KeyboardInterrupt")
-        landed = kernel.ok("[v.message for v in IcechunkStore.open(repo).list_versions()]").result == "['slow']"
-        assert ("Committed as" in outcome.traceback) == landed
-        assert ("Nothing was committed" in outcome.traceback) != landed
-        assert kernel.ok('store.version.message if store.version else ""').result == ("'slow'" if landed else "''")
+        kernel.ok(textwrap.dedent(_SLOW).format(folder=str(tmp_path / "slow")))
+        yield kernel
+
+
+def messages_of(kernel: Kernel) -> str:
+    return kernel.ok("[v.message for v in IcechunkStore.open(repo).list_versions()]").result
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [['%%commit "slow"', "press_stop(0.4)", 'zarr.open_group(store).attrs["n"] = 1']],
+        [["%ice begin"], ['zarr.open_group(store).attrs["n"] = 1'], ["press_stop(0.4)", '%ice commit "slow"']],
+    ],
+    ids=["one cell", "several cells"],
+)
+def test_the_stop_button_during_a_commit_answers_at_once_and_then_tells_the_truth(slow: Kernel, cells: list[list[str]]):
+    for cell in cells[:-1]:
+        slow.ok(*cell)
+    said: list[float] = []
+    started = perf_counter()
+    outcome = slow.run(*cells[-1], on_output=lambda o: said.append(perf_counter()) if o.stderr and not said else None)
+    assert "The commit is finishing" in outcome.stderr
+    assert said[0] - started < 0.4 + 1
+    assert outcome.error.startswith("KeyboardInterrupt")
+    landed = messages_of(slow) == "['slow']"
+    assert landed
+    assert ("Committed as" in outcome.traceback) == landed
+    assert ("Nothing was committed" in outcome.traceback) != landed
+    assert slow.ok('store.version.message if store.version else ""').result == "'slow'"
+    assert slow.ok("store.in_transaction").result == "False"
+
+
+@pytest.mark.kernel
+def test_a_second_press_of_the_stop_button_leaves_the_commit_to_itself_and_says_so(slow: Kernel):
+    slow.ok("%ice begin")
+    slow.ok('zarr.open_group(store).attrs["n"] = 1')
+    started = perf_counter()
+    outcome = slow.run("press_stop(0.4, 0.8)", '%ice commit "slow"')
+    assert perf_counter() - started < 0.8 + 1
+    assert "still under way" in outcome.traceback
+    assert "still under way" in slow.run("%ice discard").error
+    slow.ok("while store.begun.finishing: time.sleep(0.1)")
+    assert messages_of(slow) == "['slow']"
+    assert "committed already" in slow.ok("%ice discard").result
+    assert slow.ok("store.version.message").result == "'slow'"
 
 
 def test_lazy_data_read_in_begun_work_can_be_overwritten(store: IcechunkStore):
