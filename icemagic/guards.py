@@ -19,14 +19,17 @@ from zarr.core.sync import sync
 from icemagic.coordinates import positions, stored_chunk
 from icemagic.display import count
 from icemagic.errors import GuardError
-from icemagic.nodes import Node, chunk_shape, read_metadata, read_nodes
+from icemagic.nodes import chunk_shape, read_metadata, read_nodes
 from icemagic.records import ArrayDiff, Diff, Verdict
 
 if TYPE_CHECKING:
     import icechunk
     import xarray as xr
+    import zarr
 
 _SHOWN = 4
+Positions = np.ndarray[Any, np.dtype[np.intp]]
+"""Positions along one dimension."""
 
 
 @dataclass(frozen=True)
@@ -111,57 +114,72 @@ def _some(names: list[str]) -> str:
 
 def _relabelled(base: icechunk.Session, session: icechunk.Session, path: str, touched: set[str]) -> list[str]:
     """Say which rows would get other labels because a coordinate was written anew while they were left alone."""
-    if sync(read_metadata(base.store, path)) is None or _same_labels(base, session, path):
+    if sync(read_metadata(base.store, path)) is None:
+        return []
+    changed = _other_labels(base, session, path)
+    if not changed.size:
         return []
     name = path.rpartition("/")[2]
     others = sorted(other for other in touched if _group(other) == _group(path) and other != path)
-    kept = [other for other in others if _keeps_rows(base, session, other, name)]
+    kept = [other for other in others if _keeps_rows(base, session, other, name, changed)]
     if not kept:
         return []
     rows = ", ".join(other.rpartition("/")[2] for other in kept[:_SHOWN])
     return [f"{name} got other labels, while {rows} keeps what was stored under the old ones"]
 
 
-def _keeps_rows(base: icechunk.Session, session: icechunk.Session, path: str, dim: str) -> bool:
-    """Whether an array along a dimension was resized and still holds values of before."""
-    before, after = (sync(read_nodes(one.store, [path])).get(path) for one in (base, session))
-    if before is None or after is None or base.get_node_id(path) != session.get_node_id(path):
-        return False  # it is new, gone or made anew
-    along = dim in (before.metadata.get("dimension_names") or ())
-    resized = before.metadata["shape"] != after.metadata["shape"]
-    return along and resized and any(_keeps(base, session, path, at, (before, after)) for at in before.chunks)
-
-
-def _keeps(
-    base: icechunk.Session, session: icechunk.Session, path: str, at: tuple[int, ...], nodes: tuple[Node, Node]
-) -> bool:
-    """Whether a chunk still holds the values that it had; an append into it writes the whole of it again."""
-    import zarr
-
-    before, after = nodes
-    if after.chunks.get(at) == before.chunks[at]:
-        return True
-    chunk, shape = chunk_shape(before.metadata), before.metadata["shape"]
-    if at not in after.chunks or chunk != chunk_shape(after.metadata):
-        return False
-    held = positions(tuple(range(number, number + 1) for number in at), chunk, shape)
-    region = tuple(slice(side.start, side.stop) for side in held)
-    old, new = (np.asarray(zarr.open_array(one.store, path=path, mode="r")[region]) for one in (base, session))
-    return np.array_equal(old, new, equal_nan=old.dtype.kind in "fc")
-
-
-def _same_labels(base: icechunk.Session, session: icechunk.Session, path: str) -> bool:
+def _other_labels(base: icechunk.Session, session: icechunk.Session, path: str) -> Positions:
+    """Return the positions that a coordinate labels otherwise than before."""
     import zarr
 
     old, new = (zarr.open_array(one.store, path=path, mode="r") for one in (base, session))
-    if old.ndim != 1 or dict(old.attrs).get("units") != dict(new.attrs).get("units"):
-        return False
     length, chunk = min(old.shape[0], new.shape[0]), stored_chunk(new)[0]
+    if old.ndim != 1 or dict(old.attrs).get("units") != dict(new.attrs).get("units"):
+        return np.arange(length)
     written = list(range(-(-length // chunk)))  # where it was made anew: all
     if base.get_node_id(path) == session.get_node_id(path):
         written = sorted(at for (at,) in session.status().updated_chunks[path] if at * chunk < length)
     pieces = [slice(at * chunk, min((at + 1) * chunk, length)) for at in written]
-    return all(np.array_equal(np.asarray(old[piece]), np.asarray(new[piece])) for piece in pieces)
+    found = [np.flatnonzero(np.asarray(old[piece]) != np.asarray(new[piece])) + piece.start for piece in pieces]
+    return np.concatenate([np.arange(0), *found])
+
+
+def _keeps_rows(base: icechunk.Session, session: icechunk.Session, path: str, dim: str, changed: Positions) -> bool:
+    """Whether an array was resized and still holds, at some positions along a dimension, what it held before."""
+    before, after = (sync(read_nodes(one.store, [path])).get(path) for one in (base, session))
+    if before is None or after is None or base.get_node_id(path) != session.get_node_id(path):
+        return False  # it is new, gone or made anew
+    names = before.metadata.get("dimension_names") or ()
+    if dim not in names or before.metadata["shape"] == after.metadata["shape"]:
+        return False
+    axis = names.index(dim)
+    chunk = chunk_shape(before.metadata)
+    if chunk != chunk_shape(after.metadata):
+        return False
+    touched = set((changed // chunk[axis]).tolist())
+    places = [at for at in before.chunks if at[axis] in touched]
+    if any(after.chunks.get(at) == before.chunks[at] for at in places):
+        return True
+    # An append into the last chunk writes all of it again: then the values tell.
+    import zarr
+
+    arrays = [zarr.open_array(one.store, path=path, mode="r") for one in (base, session)]
+    return any(_same_rows(*(_rows(array, at, axis, changed) for array in arrays)) for at in places)
+
+
+def _rows(array: zarr.Array[Any], at: tuple[int, ...], axis: int, wanted: Positions) -> np.ndarray[Any, Any]:
+    """Return the values of a chunk at the positions along an axis that are wanted."""
+    held = positions(tuple(range(number, number + 1) for number in at), stored_chunk(array), array.shape)
+    within = wanted[(wanted >= held[axis].start) & (wanted < held[axis].stop)] - held[axis].start
+    return np.take(np.asarray(array[tuple(slice(side.start, side.stop) for side in held)]), within, axis=axis)
+
+
+def _same_rows(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> bool:
+    """Whether the values of before are still there, whatever was appended beside them."""
+    if any(old > new for old, new in zip(before.shape, after.shape, strict=True)):
+        return False
+    still = after[tuple(slice(0, length) for length in before.shape)]
+    return before.size > 0 and np.array_equal(before, still, equal_nan=before.dtype.kind in "fc")
 
 
 def limits(changed: Diff, checks: Checks) -> list[Verdict]:

@@ -281,13 +281,22 @@ def _of(attributes: Mapping[str, Any], key: str) -> str | None:
 async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:
     for edit in edits:
         if edit.metadata is None or edit.anew:
-            await target.delete_dir(edit.path.strip("/"))
+            await _remove(target, edit.path)
     for edit in edits:
         if edit.metadata is None:
             continue
         if await read_metadata(target, edit.path) != edit.metadata:
             await _set_metadata(target, edit.path, edit.metadata)
         await together(copy_key(chunk_key(edit.path, at), source, target) for at in edit.chunks)
+
+
+async def _remove(target: icechunk.IcechunkStore, path: str) -> None:
+    """Remove a node; what is in a group has edits of its own, or stays."""
+    metadata = await read_metadata(target, path)
+    if metadata is not None and metadata["node_type"] == "group":
+        await target.delete(f"{path.strip('/')}/zarr.json".lstrip("/"))
+    else:
+        await target.delete_dir(path.strip("/"))
 
 
 async def copy_key(key: str, source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:

@@ -6,6 +6,7 @@ chunk, only the values inside are written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from icemagic.coordinates import Box, Selection
+    from icemagic.merge import Edit
 
 
 def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: str, path: str | None = None) -> None:
@@ -40,8 +42,8 @@ def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: s
         wanted = _node(path, source)
         paths = {one for one in paths if one == wanted or one.startswith(f"{wanted}/")} | set(_above(wanted))
     edits, _ = merge.compare(session.store, source, session.store, our_paths=paths, their_paths=set())
-    if path is not None:  # the groups above are only made where they are gone
-        edits = [edit for edit in edits if edit.anew or edit.path not in set(_above(wanted))]
+    if path is not None:
+        edits = [edit for edit in (_around(edit, set(_above(wanted))) for edit in edits) if edit]
     merge.apply(edits, source, session.store)
     _refuse_unchanged(session)
 
@@ -110,6 +112,13 @@ def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, 
     _refuse_unchanged(session)
 
 
+def _around(edit: Edit, above: set[str]) -> Edit | None:
+    """Return an edit; the groups above a node are only made where they are gone, and bare."""
+    if edit.path not in above:
+        return edit
+    return replace(edit, metadata={**(edit.metadata or {}), "attributes": {}}) if edit.anew else None
+
+
 def _refuse_unchanged(session: icechunk.Session) -> None:
     if not session.has_uncommitted_changes:
         raise NothingToCommitError("It is like that already, so there is nothing to commit.")
@@ -125,8 +134,9 @@ def _node(path: str, store: icechunk.IcechunkStore) -> str:
 
 
 def _above(path: str) -> list[str]:
+    """Return the paths of the groups around a node, the root among them."""
     parts = path.strip("/").split("/")[:-1]
-    return ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))]
+    return ["/" + "/".join(parts[:count]) for count in range(len(parts) + 1)]
 
 
 def _dataset(store: icechunk.IcechunkStore, path: str) -> xr.Dataset:

@@ -159,13 +159,17 @@ def travels(repository: icechunk.Repository) -> bool:
 
 
 def same_place(one: icechunk.Repository, other: icechunk.Repository) -> bool:
-    """Whether two open repositories may be one: those in memory cannot be told apart."""
+    """Whether two open repositories may be one."""
     return _place(one) == _place(other)
 
 
 def _place(repository: icechunk.Repository) -> str:
     kind, place = _read_repr(repository.storage)
-    return os.path.realpath(place["path"]) if kind == "local filesystem" else describe(repository)
+    if kind == "local filesystem":
+        return os.path.realpath(place["path"])
+    if kind == "in-memory" and repository.spec_version > 1:  # nothing tells these apart but when they were made
+        return f"{[update.updated_at for update in repository.ops_log()][-1]}"
+    return describe(repository)
 
 
 def short_url(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ SHARED_DATA: Path | None = _DATA if _DATA.parent.is_dir() else None
 
 _NO_SHARED = "no folder ../shared with real observations beside the project"
 _FOREIGN = ("AWS_", "AZURE_", "GOOGLE_", "ICEMAGIC_")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed of all random examples here, so that it is known."""
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Print it."""
+    seed = config.getoption("hypothesis_seed")
+    return f"random examples: --hypothesis-seed={seed} repeats them"
 
 
 @pytest.hookimpl(wrapper=True)
