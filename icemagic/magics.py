@@ -68,6 +68,17 @@ class IceError(UsageError):
 _UNREACHABLE = "Check the address, the network and the credentials, then run it again."
 _DAMAGED = "The repository is damaged: something else removed or changed its files. Restore them from a copy."
 _SIGNS_OF_DAMAGE = ("invalid-file-format", "object-not-found")
+_FULL = "Make room where the repository lies, then run it again."
+_SIGNS_OF_FULL = ("(os error 28)", "(os error 27)", "(os error 122)")  # no space, file too large, quota
+
+
+def _hint(error: icechunk.IcechunkError) -> str:
+    """Say what to do about an error of icechunk's, where that can be told."""
+    if error.kind in _SIGNS_OF_DAMAGE:
+        return _DAMAGED
+    if any(sign in error.message for sign in _SIGNS_OF_FULL):
+        return _FULL
+    return _UNREACHABLE if error.kind == "object-store" else ""
 
 
 @contextmanager
@@ -77,8 +88,7 @@ def _in_one_line() -> Iterator[None]:
         yield
     except icechunk.IcechunkError as error:
         text = error.message.splitlines()[0] if error.message else str(error.kind)
-        hint = _DAMAGED if error.kind in _SIGNS_OF_DAMAGE else _UNREACHABLE if error.kind == "object-store" else ""
-        raise IceError(f"icechunk says: {text} ({error.kind})\n{hint}".rstrip()) from error
+        raise IceError(f"icechunk says: {text} ({error.kind})\n{_hint(error)}".rstrip()) from error
     except (IcemagicError, OSError) as error:
         raise IceError(str(error)) from error
 

@@ -3,7 +3,8 @@
 Base, ours and theirs are three states of one repository: snapshots or open sessions. What only ours changed is taken as
 raw bytes, what only theirs changed stays, and what both changed differently is a conflict:
 
-- a chunk that both wrote, an attribute or the shape that both changed, a node that both added;
+- a chunk that both wrote, an attribute that both changed, a node that both added;
+- a shape that both changed, even alike: each may have appended rows of its own;
 - a definition (data type, chunks, codecs, fill value, dimension names) changed on one side of an array that the other
   side changed in any way;
 - a node that one side removed and the other changed, or in which it made something new;
@@ -122,7 +123,7 @@ async def _set_metadata(target: icechunk.IcechunkStore, path: str, metadata: Map
 def _node(
     path: str, base: Node | None, ours: Node | None, theirs: Node | None, choice: Side | None
 ) -> tuple[Edit | None, list[Clash]]:
-    if ours in (base, theirs):
+    if ours == base or (ours == theirs and not _both_resized(base, ours)):
         return None, []
     if theirs == base:
         return _take(path, ours, theirs), []
@@ -133,6 +134,13 @@ def _node(
     assert ours is not None
     assert theirs is not None
     return _parts(path, base, ours, theirs, choice)
+
+
+def _both_resized(base: Node | None, both: Node | None) -> bool:
+    """Whether two sides that are alike changed a shape, as two appends of fill values do: these have no chunks."""
+    if base is None or both is None or not (base.is_array and both.is_array):
+        return False
+    return bool(base.metadata["shape"] != both.metadata["shape"])
 
 
 def _take(path: str, ours: Node | None, theirs: Node | None) -> Edit:
@@ -204,10 +212,10 @@ def _shape(
 ) -> tuple[list[int], bool]:
     """Return the merged shape, and whether the two sides contradict each other in it."""
     a, b, c = (list(node.metadata["shape"]) for node in (base, ours, theirs))
-    if b in (a, c) or c == a:
-        shape, written = (c, mine & ours.chunks.keys()) if b == a else (b, others & theirs.chunks.keys())
-        return shape, b != c and any(_beyond(at, shape, base) for at in written)
-    return c, True
+    if a not in (b, c):
+        return c, True
+    shape, written = (c, mine & ours.chunks.keys()) if b == a else (b, others & theirs.chunks.keys())
+    return shape, b != c and any(_beyond(at, shape, base) for at in written)
 
 
 def _beyond(at: tuple[int, ...], shape: list[int], node: Node) -> bool:

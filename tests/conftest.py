@@ -14,6 +14,7 @@ import pytest
 os.environ.setdefault("ICECHUNK_LOG", "error")
 
 import servers
+from processes import Start, starter
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 SHARED_DATA: Path | None = _DATA if _DATA.parent.is_dir() else None
@@ -84,6 +85,13 @@ def shared_data() -> Path:
         pytest.skip(_NO_SHARED)
     assert list(SHARED_DATA.glob("*.nc")), f"{SHARED_DATA} holds no observations"
     return SHARED_DATA
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return what starts a script in a process of its own; none outlives the test."""
+    with starter() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

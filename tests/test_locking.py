@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
-import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from subprocess import PIPE
 
 import icechunk
 import pytest
@@ -22,6 +16,7 @@ import zarr
 
 from icemagic import IcechunkStore, locking
 from icemagic.errors import TransactionError
+from processes import Start
 
 COMMITS = 60
 
@@ -71,23 +66,6 @@ READER = """
     except TransactionError as error:
         print(type(error).__name__, str(error).splitlines()[0])
 """
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Return what starts a script in a process of its own; none outlives the test."""
-    with ExitStack() as stack:
-
-        def starting(script: str, *arguments: object) -> subprocess.Popen[str]:
-            command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-            process = stack.enter_context(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True))
-            stack.callback(process.kill)
-            return process
-
-        yield starting
 
 
 def begun(folder: Path) -> IcechunkStore:

@@ -85,7 +85,8 @@ def clashes(base: Model, ours: Model, theirs: Model) -> bool:
     for name in base.chunks.keys() | ours.chunks.keys() | theirs.chunks.keys():
         states = [(side.chunks.get(name), side.attributes.get(name)) for side in (base, ours, theirs)]
         a, b, c = states
-        if b in (a, c) or c == a:
+        both_resized = all(state[0] is not None for state in states) and len(a[0]) not in (len(b[0]), len(c[0]))
+        if a in (b, c) or (b == c and not both_resized):
             continue
         if any(state[0] is None for state in states) or _parts_clash(*states):
             return True
@@ -94,7 +95,7 @@ def clashes(base: Model, ours: Model, theirs: Model) -> bool:
 
 def _parts_clash(a: Any, b: Any, c: Any) -> bool:
     lengths = [len(state[0]) for state in (a, b, c)]
-    if lengths[0] not in lengths[1:] and lengths[1] != lengths[2]:
+    if lengths[0] not in lengths[1:]:
         return True
     length = lengths[1] if lengths[2] == lengths[0] else lengths[2]
     for at in range(max(lengths)):
@@ -243,6 +244,19 @@ def test_what_was_cut_off_does_not_come_back_when_the_array_grows_again(pair):
     with store.transaction("grow"):
         perform(store, ("grow", "a", 0, 0))
     assert held(store).chunks["a"] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("rows", [(0, 5), (5, 0), (0, 0), (5, 5), (5, 6)])
+def test_two_appends_never_take_each_others_place_even_where_rows_of_fill_values_leave_no_chunk(pair, rows):
+    ours, theirs = pair
+    with ours.transaction("rows"):
+        zarr.create_array(ours, name="rows", shape=(0,), chunks=(CHUNK,), dtype="f8", fill_value=0)
+    with pytest.raises(ConflictError, match="rows in shape") as refused, ours.transaction("ours"):
+        zarr.open_array(ours, path="rows", mode="r+").append(np.full(3, rows[0], dtype="f8"))
+        with theirs.transaction("theirs"):
+            zarr.open_array(theirs, path="rows", mode="r+").append(np.full(3, rows[1], dtype="f8"))
+    assert "--retry" in refused.value.hint
+    assert zarr.open_array(IcechunkStore.open(ours.repo), path="rows", mode="r")[:].tolist() == [rows[1]] * 3
 
 
 def test_an_encoding_changed_on_one_side_does_not_meet_chunks_of_the_other(pair):
