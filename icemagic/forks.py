@@ -53,6 +53,10 @@ class Moment:
         else:
             self._held = inner.as_bytes() if travels and session.has_uncommitted_changes else inner.fork()
 
+    def session(self) -> icechunk.Session | None:
+        """Return a session that holds it and goes on from there; None where it does not travel."""
+        return icechunk.Session(PySession.from_bytes(self._held)) if isinstance(self._held, bytes) else None
+
     def open(self) -> PinnedStore:
         """Return a read-only store of it."""
         held = PySession.from_bytes(self._held) if isinstance(self._held, bytes) else self._held
@@ -134,26 +138,30 @@ class _Guarded(icechunk.Session):
 
 
 class GuardedSession(_Guarded):
-    """The session of a transaction, for users: it shares all its state with the plain one.
+    """The session of a transaction, for users: it shares all its state with icechunk's own, whichever that is.
 
     Parameters
     ----------
     session : icechunk.Session
-    late_reads : LateReads
-        What refuses to read an array that was made anew.
     travels : bool
         Whether the session can be opened again from its bytes.
     """
 
-    def __init__(self, session: icechunk.Session, late_reads: LateReads, *, travels: bool) -> None:
+    late_reads: LateReads
+    """What refuses to read an array that was made anew."""
+
+    def __init__(self, session: icechunk.Session, *, travels: bool) -> None:
         super().__init__(session._session)  # noqa: SLF001  as above
-        self._late_reads = late_reads
         self.travels = travels
+
+    def follow(self, session: icechunk.Session, late_reads: LateReads) -> None:
+        """Share the state of another session from now on; stores and arrays that were opened from this one, too."""
+        self._session, self.late_reads = session._session, late_reads  # noqa: SLF001  as above
 
     @property
     def store(self) -> WorkingStore:
         """The Zarr store of the session."""
-        return WorkingStore(self, self._late_reads)
+        return WorkingStore(self)
 
 
 class Fork(_Guarded, ForkSession):
@@ -186,14 +194,20 @@ class WorkingStore(icechunk.IcechunkStore):
     Parameters
     ----------
     session : _Guarded
-    late_reads : LateReads, optional
-        What refuses to read an array that was made anew.
     """
 
-    def __init__(self, session: _Guarded, late_reads: LateReads | None = None) -> None:
-        super().__init__(session._session.store)  # noqa: SLF001  as above
+    def __init__(self, session: _Guarded) -> None:
         self._of = session
-        self._late_reads = late_reads
+        super().__init__(session._session.store)  # noqa: SLF001  as above
+
+    @property
+    def _store(self) -> PyStore:
+        """Icechunk's inner store, of the session that is followed now."""
+        return self._of._session.store  # noqa: SLF001  as above
+
+    @_store.setter
+    def _store(self, inner: PyStore) -> None:
+        """Pass over what the base class sets."""
 
     @property
     def session(self) -> icechunk.Session:
@@ -207,14 +221,14 @@ class WorkingStore(icechunk.IcechunkStore):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value; refused where an array was made anew and is read as what it was before."""
         value = await super().get(key, prototype, byte_range)
-        if value is None and self._late_reads:
-            await self._late_reads.refuse(key)
+        if value is None and isinstance(self._of, GuardedSession):
+            await self._of.late_reads.refuse(key)
         return value
 
     async def delete(self, key: str) -> None:
         """Delete a key."""
-        if self._late_reads:
-            self._late_reads.emptied(key)
+        if isinstance(self._of, GuardedSession):
+            self._of.late_reads.emptied(key)
         await super().delete(key)
 
     def __reduce__(self) -> tuple[Callable[[_Guarded], icechunk.IcechunkStore], tuple[_Guarded]]:

@@ -430,7 +430,7 @@ class Status(Shown):
         lines = [f"{place} · {at}"]
         if self.version:
             lines.append(self.version.byline())
-        if self.behind:
+        if self.behind and self.uncommitted is None:  # else the forecast says so
             lines.append(f"{count(self.behind, 'newer version')} on {self.branch}: store.refresh() moves there")
         changes = self.uncommitted.parts() if self.uncommitted else ()
         ways = ('%ice commit "message" commits it, %ice stash puts it away, %ice discard drops it',) * self.begun

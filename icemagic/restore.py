@@ -85,11 +85,11 @@ def revert(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: st
     if version is None or version.parent is None or diff.follows_expired(repo, version):
         title = history.title(repo, snapshot_id)
         raise UnknownVersionError(f"The version before {title} is not there any more.", "%ice restore takes a version.")
-    carry(repo, session, (version.id, version.parent))
+    carry(repo, session, (version.id, version.parent), hint="%ice restore REF ARRAY --sel … brings back a part.")
 
 
-def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, str]) -> None:
-    """Change in a session what changed on the way from one snapshot to another.
+def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, str], *, hint: str) -> None:
+    """Change in a session what changed on the way from one snapshot to another; `hint` is for when it cannot be.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, 
     if clashes:
         said = "; ".join(sentences(repo, session, base, tip, clashes))
         text = f"Later versions changed the same: {said}. Nothing was changed."
-        raise ConflictError(text, "%ice restore REF ARRAY --sel … brings back a part.")
+        raise ConflictError(text, hint)
     merge.apply(edits, after, session.store)
     _refuse_unchanged(session)
 

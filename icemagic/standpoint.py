@@ -160,7 +160,7 @@ class Standpoint(icechunk.IcechunkStore):
         """Return a value; refused where a transaction made an array anew that is read as what it was before."""
         value = await super().get(key, prototype, byte_range)
         if value is None and self._transaction is not None and self._transaction.version is None:
-            await self._transaction.late_reads.refuse(key)
+            await self._transaction.session.late_reads.refuse(key)
         return value
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -178,7 +178,7 @@ class Standpoint(icechunk.IcechunkStore):
         """Delete a key; refused outside a transaction."""
         self._refuse_write()
         assert self._transaction is not None
-        self._transaction.late_reads.emptied(key)
+        self._transaction.session.late_reads.emptied(key)
         await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:

@@ -53,6 +53,8 @@ class Savepoint:
     """The changes of a transaction at one moment."""
 
     state: Moment
+    before: icechunk.Session
+    """Reads the snapshot that the transaction stood on."""
     paths: frozenset[str]
     """Nodes that were touched until then."""
 
@@ -111,16 +113,15 @@ class Transaction:
         except icechunk.RefNotFoundError:
             text = f"There is no branch {branch!r} any more."
             raise UnknownVersionError(text, "%ice branch lists the branches.") from None
+        self.session = GuardedSession(session, travels=travels(repo))
+        """The session as users get it; the same all along."""
         self._stand_on(session)
 
-    def _stand_on(self, session: icechunk.Session) -> None:
+    def _stand_on(self, session: icechunk.Session, before: icechunk.Session | None = None) -> None:
         self.plain = session
         """icechunk's own session, for the verbs."""
-        self._before = self.repo.readonly_session(snapshot_id=session.snapshot_id)
-        self.late_reads = LateReads(self._before, session)
-        """What refuses to read an array that was made anew."""
-        self.session = GuardedSession(session, self.late_reads, travels=travels(self.repo))
-        """The session as users get it."""
+        self._before = before or self.repo.readonly_session(snapshot_id=session.snapshot_id)
+        self.session.follow(session, LateReads(self._before, session))
         self.held[:] = [session]
         self.inner = session.store._store  # noqa: SLF001  icechunk's store is to be stood on
         """icechunk's inner store of the session, for the store that this transaction makes writable."""
@@ -163,13 +164,14 @@ class Transaction:
         self._refuse_over()
         if not message.strip():
             raise TransactionError("A commit needs a message.", 'For example txn.commit("Add 2025-01-01").')
-        if terms.prune:
-            self._prune()
-        self.require_changes()
-        standing.refuse_protected(self.repo, self.branch, "commit")
-        guards.refuse(self.judge(terms.checks))
-        everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
-        self._landing = started(lambda: self._land(hide(message, self._secrets), everything, terms.choices))
+        with self._unharmed():
+            if terms.prune:
+                self._prune()
+            self.require_changes()
+            standing.refuse_protected(self.repo, self.branch, "commit")
+            guards.refuse(self.judge(terms.checks))
+            everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
+        self._landing = started(lambda: self._land(hide(message, self._secrets), everything, terms))
         return finished(self._landing, "The commit is finishing; interrupt again to leave it to itself.")
 
     def rehearse(self, terms: Terms | None = None) -> Rehearsal:
@@ -252,7 +254,7 @@ class Transaction:
 
     def savepoint(self) -> Savepoint:
         """Return the changes made so far, to come back to."""
-        return Savepoint(self.session.moment(), frozenset(diff.paths_of(self.plain.status())))
+        return Savepoint(self.session.moment(), self._before, frozenset(diff.paths_of(self.plain.status())))
 
     def roll_back(self, savepoint: Savepoint) -> bool:
         """Make the changes what they were at a savepoint; returns whether they were others."""
@@ -262,10 +264,24 @@ class Transaction:
             changed = self.plain.has_uncommitted_changes
             self.discard()
             return changed
-        paths, now, before = diff.paths_of(self.plain.status()), self.plain.store, savepoint.state.open()
-        edits, _ = merge.compare(now, before, now, our_paths=paths | savepoint.paths, their_paths=set())
-        merge.apply(edits, before, now)
-        return bool(edits)
+        then, now = savepoint.state.open(), self.plain.store
+        paths = diff.paths_of(self.plain.status()) | savepoint.paths
+        if (
+            self._before is savepoint.before
+            and not merge.compare(now, then, now, our_paths=paths, their_paths=set())[0]
+        ):
+            return False
+        session = savepoint.state.session()
+        if session is not None:
+            self._stand_on(session, savepoint.before)
+            return True
+        # What lies in memory does not come back as it was: it is made again.
+        edits, _ = merge.compare(
+            savepoint.before.store, then, self._before.store, our_paths=set(savepoint.paths), their_paths=set()
+        )
+        self.plain.discard_changes()
+        merge.apply(edits, then, now)
+        return True
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -298,11 +314,26 @@ class Transaction:
         words = checks.words()
         return {CHECKS: redact(words, self._secrets)} if words else {}
 
-    def _land(self, message: str, metadata: dict[str, Any], choices: Mapping[str, Side]) -> Version:
+    @contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """Whatever fails inside, keep the changes as they were, on the version that they were made on."""
+        plain, before = self.plain, self._before
+        moment = self.session.moment() if self.session.travels else None
+        try:
+            yield
+        except BaseException:
+            if self.plain is not plain or self._before is not before or plain.read_only:
+                again = moment.session() if moment else plain
+                # What lies in memory and was rebased stays where it is: nothing of it was lost.
+                if again is not None and again.snapshot_id == before.snapshot_id:
+                    self._stand_on(again, before)
+            raise
+
+    def _land(self, message: str, metadata: dict[str, Any], terms: Terms) -> Version:
         """Commit on top of what others committed meanwhile, and see that the branch holds it."""
-        with locked(self.repo):
+        with locked(self.repo), self._unharmed():
             while not self._committed(message, metadata):
-                self._move_on(choices)
+                self._move_on(terms)
             return _verified(self.repo, self.branch, self.plain.snapshot_id)
 
     def _committed(self, message: str, metadata: dict[str, Any]) -> bool:
@@ -316,13 +347,13 @@ class Transaction:
             raise UnknownVersionError(text, "%ice branch lists the others, %ice switch NAME goes there.") from None
         return True
 
-    def _move_on(self, choices: Mapping[str, Side]) -> None:
-        """Put the changes on top of the newest version of the branch."""
+    def _move_on(self, terms: Terms) -> None:
+        """Put the changes on top of the newest version of the branch, where they have to pass the checks again."""
         tip = self.repo.lookup_branch(self.branch)
-        edits = self._edits(tip, choices)
-        if choices or not self._rebased(tip, edits):
-            self._carry(choices)
-        guards.refuse([guards.decode(self._before, self.plain)])
+        edits = self._edits(tip, terms.choices)
+        if terms.choices or not self._rebased(tip, edits):
+            self._carry(terms.choices)
+        guards.refuse(self.judge(terms.checks))
 
     def _edits(self, tip: str, choices: Mapping[str, Side]) -> list[Edit]:
         edits, clashes = conflicts.between(self.repo, self._before, self.plain, tip, choices)

@@ -265,7 +265,8 @@ class Workbench(Standpoint):
         self.begin()
         begun = self._need_begun()
         try:
-            restore.carry(self.repo, begun.txn.plain, (version.parent, version.id))
+            hint = f"The stash stays; %ice rescue {short(version.id)} NAME makes it a branch."
+            restore.carry(self.repo, begun.txn.plain, (version.parent, version.id), hint=hint)
         except BaseException:
             self.discard()
             raise
