@@ -170,18 +170,25 @@ def region(dataset: xr.Dataset, name: str, selection: Selection) -> Box:
 
 def _between(index: pd.Index[Any], name: str, first: str, last: str) -> range:
     try:
-        found = index.slice_indexer(_typed(index, first), _typed(index, last))
+        ends = _typed(index, first), _typed(index, last)
+        # A descending coordinate runs from its largest label to its smallest; either order is understood.
+        chosen = _chosen(index, *ends) or _chosen(index, *reversed(ends))
     except (KeyError, ValueError, TypeError) as error:
         message = f"{name} has no label {first if first == last else f'{first} or {last}'}."
-        hint = f"It runs from {label(index.values[0])} to {label(index.values[-1])}." if len(index) else "It is empty."
-        raise SelectionError(message, hint) from error
-    chosen = range(*found.indices(len(index)))
+        raise SelectionError(message, _range(index)) from error
     if not chosen and first == last:
         raise SelectionError(f"{name} has no label {first}.", did_you_mean(first, map(label, index.values)))
     if not chosen:
-        message = f"{name} has nothing between {first} and {last}."
-        raise SelectionError(message, f"It runs from {label(index.values[0])} to {label(index.values[-1])}.")
+        raise SelectionError(f"{name} has nothing between {first} and {last}.", _range(index))
     return chosen
+
+
+def _chosen(index: pd.Index[Any], first: Any, last: Any) -> range:  # noqa: ANN401  labels of any type
+    return range(*index.slice_indexer(first, last).indices(len(index)))
+
+
+def _range(index: pd.Index[Any]) -> str:
+    return f"It runs from {label(index.values[0])} to {label(index.values[-1])}." if len(index) else "It is empty."
 
 
 def _typed(index: pd.Index[Any], text: str) -> Any:  # noqa: ANN401  pandas types it too narrowly

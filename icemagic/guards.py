@@ -203,7 +203,13 @@ def limits(changed: Diff, checks: Checks) -> list[Verdict]:
     if checks.no_delete:
         gone = [array.path for array in changed.arrays if array.status == "removed" or _shrank(array)]
         gone += [path for path, status in changed.groups.items() if status == "removed"]
-        found.append(Verdict("nothing may be deleted", not gone, f"{', '.join(gone)} was removed or cut"))
+        found.append(
+            Verdict(
+                "nothing may be deleted",
+                not gone,
+                f"{', '.join(gone)} {'was' if len(gone) == 1 else 'were'} removed or cut",
+            )
+        )
     return found
 
 

@@ -423,6 +423,8 @@ class Status(Shown):
     """How a commit now would go together with what others committed meanwhile; empty when nobody did."""
     begun: bool = False
     """Whether the open transaction lasts over several cells."""
+    stashes: int = 0
+    """Versions that were put away, or saved when work was left uncommitted."""
 
     def _report(self) -> Report:
         place = f"on branch {self.branch}" if self.branch else "on a version, not on a branch"
@@ -433,6 +435,8 @@ class Status(Shown):
         if self.behind and self.uncommitted is None:  # else the forecast says so
             lines.append(f"{count(self.behind, 'newer version')} on {self.branch}: store.refresh() moves there")
         changes = self.uncommitted.parts() if self.uncommitted else ()
+        if self.stashes:
+            lines.append(f"{count(self.stashes, 'stash')} put away or saved: %ice stash list shows them")
         ways = ('%ice commit "message" commits it, %ice stash puts it away, %ice discard drops it',) * self.begun
         return Report(self.url, (Lines((*lines, self._next(), *self.forecast, *ways)), *changes))
 

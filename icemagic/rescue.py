@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from icechunk import Repository, Session, SnapshotNotFoundError, StorageError, UpdateType
 
-from icemagic import history, oplog, refs
+from icemagic import census, history, oplog, refs
 from icemagic.display import Lines, Report, Shown, Table, count
 from icemagic.errors import (
     AmbiguousVersionError,
@@ -88,11 +88,10 @@ def unreachable(repo: Repository) -> Unreachable:
     if not oplog.is_kept(repo):
         text = "This repository is of format 1, which keeps no list of the versions that no branch or tag reaches."
         raise IcemagicError(text, "%ice branch NAME ID makes a branch at one whose whole id you know.")
-    reached = _reached(repo)
-    ids = [entry["id"] for entry in repo.inspect_repo_info()["snapshots"]]
-    versions = [history.version_of(repo.lookup_snapshot(lost)) for lost in ids if lost not in reached]
-    versions.sort(key=lambda version: version.time, reverse=True)
-    return Unreachable(tuple(versions), _branches(repo, versions))
+    found = census.take(repo)
+    reached = found.reachable()
+    versions = census.newest_first(one for one in found.versions.values() if one.id not in reached and one.parent)
+    return Unreachable(versions, _branches(repo, versions))
 
 
 def stashes(repo: Repository) -> Unreachable:
@@ -241,18 +240,7 @@ def _some(versions: tuple[Version, ...] | list[Version]) -> str:
     return ", ".join(shown + more)
 
 
-def _reached(repo: Repository) -> set[str]:
-    """Return the ids of all snapshots that a branch or tag reaches; shared history is walked once."""
-    reached: set[str] = set()
-    for tip in history.ref_names(repo):
-        for info in repo.ancestry(snapshot_id=tip):
-            if info.id in reached:
-                break
-            reached.add(info.id)
-    return reached
-
-
-def _branches(repo: Repository, versions: list[Version]) -> dict[str, str]:
+def _branches(repo: Repository, versions: Iterable[Version]) -> dict[str, str]:
     """Return the branch that each version was made on: as recorded, else as the operations log tells."""
     found = {version.id: str(_kept(version).get("branch", "")) for version in versions}
     for update in repo.ops_log():

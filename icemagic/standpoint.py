@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import icechunk
 
-from icemagic import history, provenance, refs
+from icemagic import history, oplog, provenance, refs, rescue
 from icemagic.config import Config
 from icemagic.errors import NotWritableError, TransactionError
 from icemagic.records import Status, Version
@@ -129,6 +129,7 @@ class Standpoint(icechunk.IcechunkStore):
             uncommitted=txn.changes() if txn else None,
             forecast=txn.forecast() if txn and not txn.version else (),
             begun=txn is not None and txn.lasts,
+            stashes=len(rescue.stashes(self.repo)) if oplog.is_kept(self.repo) else 0,
         )
 
     def _move(self, verb: str, snapshot_id: str, branch: str | None) -> None:
