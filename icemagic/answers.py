@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from icemagic import expiry, history
+from icemagic import history
 from icemagic.commands import CommandError
 from icemagic.coordinates import parse_selection
 from icemagic.standing import Demand
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import icechunk
 
     from icemagic.display import Shown
+    from icemagic.expiry import ExpirePlan
     from icemagic.store import IcechunkStore
 
 _shown: WeakKeyDictionary[icechunk.Repository, dict[str, tuple[dict[str, Any], Any]]] = WeakKeyDictionary()
@@ -82,7 +83,7 @@ def _range(text: str | None) -> tuple[float, float] | None:
 
 
 def _expire(store: IcechunkStore, given: argparse.Namespace) -> Shown:
-    def plan() -> expiry.ExpirePlan:
+    def plan() -> ExpirePlan:
         if (given.before is None) == (given.keep is None):
             raise CommandError("Expiry needs a date or a number.", "For example: %ice expire --keep 100")
         return store.plan_expire(before=_moment(given.before), keep=given.keep, branches=given.branch, tags=given.tag)

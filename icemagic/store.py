@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import icechunk
 
-from icemagic import collection, diff, expiry, history, operations, refs, rescue, standing, tree, usage
+from icemagic import diff, history, operations, refs, rescue, standing
 from icemagic.config import Config, load_config
-from icemagic.doctor import Diagnosis, UpgradePlan, diagnose
-from icemagic.doctor import plan_upgrade as plan_upgrade_of
-from icemagic.doctor import upgrade as upgrade_repository
 from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError, UnknownVersionError
 from icemagic.opening import create_repository, open_repository
 from icemagic.records import Diff, Exhibit, Log, Note, Refs, Version, first_line, short
 from icemagic.show import show
 from icemagic.storage import describe, locate
 from icemagic.workbench import Workbench
+
+if TYPE_CHECKING:  # upkeep is loaded by who asks for it
+    from icemagic.collection import Collected, CollectPlan
+    from icemagic.doctor import Diagnosis, UpgradePlan
+    from icemagic.expiry import Expired, ExpirePlan
+    from icemagic.tree import Tree
+    from icemagic.usage import Usage
 
 Place = str | os.PathLike[str] | icechunk.Repository
 """A URL, a path or an already open repository."""
@@ -163,8 +167,10 @@ class IcechunkStore(Workbench):
             raise UnknownVersionError(text, "Name two versions to compare: A..B.")
         return changed
 
-    def tree(self) -> tree.Tree:
+    def tree(self) -> Tree:
         """Return the groups and arrays of the version, and what lies in storage under the repository."""
+        from icemagic import tree
+
         return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
 
     # -- branches and tags ---------------------------------------------------------------------------------------------
@@ -311,8 +317,10 @@ class IcechunkStore(Workbench):
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
-    def du(self) -> usage.Usage:
+    def du(self) -> Usage:
         """Return bytes by kind, by array, and what each version added and holds alone."""
+        from icemagic import usage
+
         return usage.du(self.repo, head=self._head)
 
     def plan_expire(
@@ -322,7 +330,7 @@ class IcechunkStore(Workbench):
         keep: int | None = None,
         branches: Iterable[str] = (),
         tags: Iterable[str] = (),
-    ) -> expiry.ExpirePlan:
+    ) -> ExpirePlan:
         """Return what would go if versions expired: those from before a moment, or all but the newest of each branch.
 
         Branches and tags stay unless they are named.
@@ -332,11 +340,13 @@ class IcechunkStore(Workbench):
         TransactionError
             When open work stands on a version that would go.
         """
+        from icemagic import expiry
+
         return expiry.plan_expire(
             self.repo, before=before, keep=keep, branches=branches, tags=tags, in_use=self._in_use()
         )
 
-    def expire(self, plan: expiry.ExpirePlan) -> expiry.Expired:
+    def expire(self, plan: ExpirePlan) -> Expired:
         """Forget exactly the versions that a plan names.
 
         Raises
@@ -344,6 +354,8 @@ class IcechunkStore(Workbench):
         TransactionError
             When the repository changed since the plan was made, or open work stands on a version that would go.
         """
+        from icemagic import expiry
+
         self._refuse_read_only()
         self._refuse_in_transaction("expire")
         expired = expiry.expire(self.repo, plan, in_use=self._in_use())
@@ -354,7 +366,7 @@ class IcechunkStore(Workbench):
         """Return the versions that open transactions stand on."""
         return {txn.base for txn in self._open_transactions()}
 
-    def plan_collect(self, *, before: datetime | None = None, recent: bool = False) -> collection.CollectPlan:
+    def plan_collect(self, *, before: datetime | None = None, recent: bool = False) -> CollectPlan:
         """Return what garbage collection would delete: what no version needs and is older than a moment.
 
         Parameters
@@ -369,12 +381,14 @@ class IcechunkStore(Workbench):
         TransactionError
             When the moment is younger than an open transaction or, unless `recent`, than one day.
         """
+        from icemagic import collection
+
         now = datetime.now(UTC)
         return collection.plan_collect(
             self.repo, before=before, now=now, open_since=self._oldest_transaction(), recent=recent
         )
 
-    def collect(self, plan: collection.CollectPlan) -> collection.Collected:
+    def collect(self, plan: CollectPlan) -> Collected:
         """Delete exactly what a plan names.
 
         Raises
@@ -382,22 +396,30 @@ class IcechunkStore(Workbench):
         TransactionError
             When the repository changed since, or a transaction that is older than the plan's moment is open.
         """
+        from icemagic import collection
+
         self._refuse_read_only()
         return collection.collect(self.repo, plan, open_since=self._oldest_transaction())
 
     def doctor(self) -> Diagnosis:
         """Return what could be mended, and how."""
-        return diagnose(self.repo, config=self.config)
+        from icemagic import doctor
+
+        return doctor.diagnose(self.repo, config=self.config)
 
     def plan_upgrade(self) -> UpgradePlan:
         """Return what an upgrade from format 1 to format 2 would take over."""
-        return plan_upgrade_of(self.repo)
+        from icemagic import doctor
+
+        return doctor.plan_upgrade(self.repo)
 
     def upgrade(self) -> Note:
         """Bring a repository of format 1 to format 2; other programs that have it open must open it again."""
+        from icemagic import doctor
+
         self._refuse_read_only()
         self._refuse_in_transaction("upgrade")
-        self.repo = upgrade_repository(self.repo)
+        self.repo = doctor.upgrade(self.repo)
         self._follow()
         return Note("the repository is of format 2 now", ("whoever else has it open must open it again",))
 

@@ -82,7 +82,7 @@ def writing_six_hours(folder: Path) -> Iterator[Result]:
     ds = observations()
     encoding = with_codecs(ds)
 
-    rounds = 25
+    rounds = 40
     stores = [IcechunkStore.create(folder / f"ours-{turn}") for turn in range(rounds)]
     repos = [plain(folder / f"plain-{turn}") for turn in range(rounds)]
 
