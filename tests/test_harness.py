@@ -65,7 +65,7 @@ def test_jupyterlab_opens_in_the_browser(jupyter_lab, page: Page):
 
 @pytest.mark.parametrize(("ci", "passes"), [pytest.param("", True, id="here"), pytest.param("true", False, id="CI")])
 def test_a_skip_fails_in_ci_only(tmp_path, ci, passes):
-    for name in ("conftest.py", "servers.py"):
+    for name in ("conftest.py", "processes.py", "servers.py"):
         shutil.copy(Path(__file__).with_name(name), tmp_path)
     (tmp_path / "test_one.py").write_text("import pytest\ndef test_one(): pytest.skip('no browser')")
     (tmp_path / "test_file.py").write_text("import pytest\npytest.importorskip('no_such_package')")
