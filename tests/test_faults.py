@@ -130,7 +130,10 @@ def numbered_store(folder: Path) -> IcechunkStore:
     """Return a store with one version, whose array has chunks in files of their own."""
     store = IcechunkStore.create(folder)
     with store.transaction("0"):
-        zarr.create_array(store, name="x", shape=(3, 4_000), chunks=(1, 4_000), dtype="i4", compressors=None)[:] = 0
+        array = zarr.create_array(
+            store, name="x", shape=(3, 4_000), chunks=(1, 4_000), dtype="i4", fill_value=-1, compressors=None
+        )
+        array[:] = 0
     return store
 
 
