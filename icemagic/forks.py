@@ -45,7 +45,7 @@ class Moment:
     """
 
     def __init__(self, session: icechunk.Session, *, travels: bool) -> None:
-        inner = session._session  # noqa: SLF001  icechunk's own classes share it
+        inner = session._session
         self.travels = travels
         self._held: bytes | PySession
         if session.read_only:
@@ -151,12 +151,12 @@ class GuardedSession(_Guarded):
     """What refuses to read an array that was made anew."""
 
     def __init__(self, session: icechunk.Session, *, travels: bool) -> None:
-        super().__init__(session._session)  # noqa: SLF001  as above
+        super().__init__(session._session)
         self.travels = travels
 
     def follow(self, session: icechunk.Session, late_reads: LateReads) -> None:
         """Share the state of another session from now on; stores and arrays that were opened from this one, too."""
-        self._session, self.late_reads = session._session, late_reads  # noqa: SLF001  as above
+        self._session, self.late_reads = session._session, late_reads
 
     @property
     def store(self) -> WorkingStore:
@@ -198,12 +198,12 @@ class WorkingStore(icechunk.IcechunkStore):
 
     def __init__(self, session: _Guarded) -> None:
         self._of = session
-        super().__init__(session._session.store)  # noqa: SLF001  as above
+        super().__init__(session._session.store)
 
     @property
     def _store(self) -> PyStore:
         """Icechunk's inner store, of the session that is followed now."""
-        return self._of._session.store  # noqa: SLF001  as above
+        return self._of._session.store
 
     @_store.setter
     def _store(self, inner: PyStore) -> None:
@@ -255,7 +255,7 @@ def _differing(one: icechunk.Session, other: icechunk.Session | Moment, places: 
 
 
 def _chunks(of: icechunk.Session | Moment, path: str) -> Chunks:
-    store = of.open() if isinstance(of, Moment) else icechunk.IcechunkStore(of._session.store)  # noqa: SLF001  as above
+    store = of.open() if isinstance(of, Moment) else icechunk.IcechunkStore(of._session.store)
     return sync(read_chunks(store, path))
 
 

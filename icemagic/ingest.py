@@ -37,7 +37,7 @@ from icemagic.fit import (
     stored_at,
 )
 from icemagic.layout import chunks_for, kind_of
-from icemagic.transaction import active_store
+from icemagic.writing import active_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

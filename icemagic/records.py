@@ -95,15 +95,10 @@ class Version(Shown):
         return " · ".join(filter(None, (utc(self.time), self.author, ", ".join(self.refs))))
 
 
-@dataclass(frozen=True, repr=False)
-class Log(Shown):
-    """Versions, newest first."""
+class Versions(Shown):
+    """A record that is a sequence of versions."""
 
-    of: str
-    """What was asked for: a branch, a tag, a version."""
     versions: tuple[Version, ...]
-    truncated: bool
-    """Whether older versions were left out."""
 
     def __iter__(self) -> Iterator[Version]:
         return iter(self.versions)
@@ -113,6 +108,17 @@ class Log(Shown):
 
     def __getitem__(self, index: int) -> Version:
         return self.versions[index]
+
+
+@dataclass(frozen=True, repr=False)
+class Log(Versions):
+    """Versions, newest first."""
+
+    of: str
+    """What was asked for: a branch, a tag, a version."""
+    versions: tuple[Version, ...]
+    truncated: bool
+    """Whether older versions were left out."""
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row a version: id, refs, time (UTC), author, message, checks."""

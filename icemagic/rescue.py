@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from icechunk import Repository, Session, SnapshotNotFoundError, StorageError, UpdateType
 
 from icemagic import census, history, oplog, refs
-from icemagic.display import Lines, Report, Shown, Table, count
+from icemagic.display import Lines, Report, Table, count
 from icemagic.errors import (
     AmbiguousVersionError,
     CommitLostError,
@@ -19,7 +19,7 @@ from icemagic.errors import (
 )
 from icemagic.locking import locked
 from icemagic.provenance import KEY
-from icemagic.records import Note, Version, first_line, short, utc
+from icemagic.records import Note, Version, Versions, first_line, short, utc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ _STASHED = "stashed version"
 
 
 @dataclass(frozen=True, repr=False)
-class Unreachable(Shown):
+class Unreachable(Versions):
     """Versions that no branch or tag reaches, newest first; garbage collection removes them once they are old."""
 
     versions: tuple[Version, ...]
@@ -40,15 +40,6 @@ class Unreachable(Shown):
     """Id of a version to the branch that it was made on, where that is known."""
     noun: str = "unreachable version"
     """What they are called."""
-
-    def __iter__(self) -> Iterator[Version]:
-        return iter(self.versions)
-
-    def __len__(self) -> int:
-        return len(self.versions)
-
-    def __getitem__(self, index: int) -> Version:
-        return self.versions[index]
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row a version: id, kind, branch, time (UTC), author, message."""

@@ -18,7 +18,8 @@ from icemagic.errors import IcemagicError, TransactionError
 from icemagic.records import Committed, Note, Version, short
 from icemagic.standpoint import Standpoint
 from icemagic.storage import same_place
-from icemagic.transaction import Metadata, Terms, Transaction, keep_writing_to, writing_to
+from icemagic.transaction import Metadata, Terms, Transaction
+from icemagic.writing import keep_writing_to, writing_to
 
 if TYPE_CHECKING:
     from icechunk._icechunk_python import PyStore

@@ -6,9 +6,12 @@ import os
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from shells import Typed
 
 # icechunk reads this once, when it is imported; every local repository warns otherwise.
 os.environ.setdefault("ICECHUNK_LOG", "error")
@@ -85,6 +88,17 @@ def shared_data() -> Path:
         pytest.skip(_NO_SHARED)
     assert list(SHARED_DATA.glob("*.nc")), f"{SHARED_DATA} holds no observations"
     return SHARED_DATA
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
+    """Return IPython in this process, in an empty folder, with icemagic loaded."""
+    from shells import fresh_shell
+
+    monkeypatch.chdir(tmp_path)
+    with fresh_shell() as typed:
+        typed.get("%load_ext icemagic")
+        yield typed
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import zarr
 
 from icemagic import IcechunkStore
 from icemagic.records import Committed, Rehearsal
-from shells import Typed, fresh_shell
+from shells import Typed
 
 MAKE = 'zarr.open_group(store).create_array("x", shape=400, chunks=100, dtype="f8", compressors=None)[:] = 0'
 SET = 'zarr.open_group(store)["x"][{}:{}] = {}'
@@ -24,14 +23,12 @@ with other.transaction("theirs"):
 
 
 @pytest.fixture
-def shell() -> Iterator[Typed]:
-    with fresh_shell() as typed:
-        typed.get("%load_ext icemagic")
-        typed.open_memory()
-        typed.get('%%commit "first"', MAKE)
-        typed.get('%%commit "second"', SET.format(0, 100, 1))
-        typed.get('%%commit "third"', SET.format(100, 200, 2))
-        yield typed
+def shell(shell: Typed) -> Typed:
+    shell.open_memory()
+    shell.get('%%commit "first"', MAKE)
+    shell.get('%%commit "second"', SET.format(0, 100, 1))
+    shell.get('%%commit "third"', SET.format(100, 200, 2))
+    return shell
 
 
 def values(shell: Typed) -> list[float]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from icemagic.magics import IceError
-from shells import WRITE, Typed, fresh_shell, tip
+from shells import WRITE, Typed, tip
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
-    monkeypatch.chdir(tmp_path)
-    with fresh_shell() as typed:
-        typed.get("%load_ext icemagic")
-        typed.open_memory()
-        yield typed
+def shell(shell: Typed) -> Typed:
+    shell.open_memory()
+    return shell
 
 
 GOOD = {

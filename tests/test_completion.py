@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import icechunk
@@ -15,17 +14,9 @@ from icechunk.testing import LatencyStorage
 from icemagic import IcechunkStore, magics
 from icemagic.commands import VERBS
 from icemagic.completion import Completer
-from shells import WRITE, Typed, fresh_shell
+from shells import WRITE, Typed
 
 _IN_TIME = 0.05
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
-    monkeypatch.chdir(tmp_path)
-    with fresh_shell() as typed:
-        typed.get("%load_ext icemagic")
-        yield typed
 
 
 def completer(shell: Typed) -> Completer:

@@ -25,7 +25,7 @@ FLOORS = {
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads"},
+               "latereads", "writing"},
     "cellar": {"records", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,6 @@ from icemagic.magics import IceError
 from shells import WRITE, Typed, fresh_shell, tip
 
 SECRET = "Xq7-not-for-anyone-9Z"
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
-    monkeypatch.chdir(tmp_path)
-    with fresh_shell() as typed:
-        typed.get("%load_ext icemagic")
-        yield typed
 
 
 @pytest.fixture

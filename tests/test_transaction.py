@@ -31,7 +31,7 @@ from icemagic.errors import (
     TransactionError,
     UnknownVersionError,
 )
-from icemagic.transaction import active_store
+from icemagic.writing import active_store
 
 
 @pytest.fixture(params=["memory", "local"])

@@ -20,7 +20,7 @@ from icemagic.errors import ConflictError, GuardError, NothingToCommitError, Sel
 from icemagic.guards import Checks
 from icemagic.rescue import stashes
 from icemagic.transaction import Terms
-from shells import Kernel, Typed, fresh_shell, running_kernel
+from shells import Kernel, Typed, running_kernel
 
 
 @pytest.fixture(params=["memory", "local"])
@@ -326,12 +326,10 @@ SET = 'zarr.open_group(store)["x"][{}:{}] = {}'
 
 
 @pytest.fixture
-def shell() -> Iterator[Typed]:
-    with fresh_shell() as typed:
-        typed.get("%load_ext icemagic")
-        typed.open_memory()
-        typed.get('%%commit "first"', MAKE)
-        yield typed
+def shell(shell: Typed) -> Typed:
+    shell.open_memory()
+    shell.get('%%commit "first"', MAKE)
+    return shell
 
 
 def test_a_cell_that_fails_leaves_the_changes_of_earlier_cells(shell: Typed, capsys: pytest.CaptureFixture[str]):
