@@ -20,8 +20,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from icemagic import history
+from icemagic.differences import ArrayDiff, Change, Diff
 from icemagic.nodes import Node, chunk_key, chunk_shape, read_nodes, together, total_chunks
-from icemagic.records import ArrayDiff, Change, Diff, Version
+from icemagic.records import Version
 
 if TYPE_CHECKING:
     import icechunk

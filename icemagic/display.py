@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 ROW_LIMIT = 200
@@ -99,6 +99,13 @@ def to_html(report: Report) -> str:
             case Code():
                 pieces.append(f"<pre><code>{html.escape(part.source)}</code></pre>")
     return f'<div class="icemagic">{"".join(pieces)}</div>'
+
+
+def filled(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Return a table without the columns that are empty in every row."""
+    kept = tuple(rows)
+    full = [index for index in range(len(columns)) if any(row[index] for row in kept)]
+    return Table(tuple(columns[index] for index in full), tuple(tuple(row[index] for index in full) for row in kept))
 
 
 def size(n_bytes: int) -> str:

@@ -17,10 +17,11 @@ import numpy as np
 from zarr.core.sync import sync
 
 from icemagic.coordinates import positions, stored_chunk
+from icemagic.differences import ArrayDiff, Diff
 from icemagic.display import count
 from icemagic.errors import GuardError
 from icemagic.nodes import chunk_shape, read_metadata, read_nodes
-from icemagic.records import ArrayDiff, Diff, Verdict
+from icemagic.records import Verdict
 
 if TYPE_CHECKING:
     import icechunk

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 import icechunk
 
-from icemagic import diff, history, operations, refs, rescue, standing
+from icemagic import history, operations, refs, rescue, standing
 from icemagic.config import Config, load_config
-from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError, UnknownVersionError
+from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError
 from icemagic.opening import create_repository, open_repository
-from icemagic.records import Diff, Exhibit, Log, Note, Refs, Version, first_line, short
-from icemagic.show import show
+from icemagic.records import Note, Refs, Version, first_line, short
 from icemagic.storage import describe, locate
 from icemagic.workbench import Workbench
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:  # upkeep is loaded by who asks for it
     from icemagic.collection import Collected, CollectPlan
     from icemagic.doctor import Diagnosis, UpgradePlan
     from icemagic.expiry import Expired, ExpirePlan
-    from icemagic.tree import Tree
     from icemagic.usage import Usage
 
 Place = str | os.PathLike[str] | icechunk.Repository
@@ -132,46 +130,6 @@ class IcechunkStore(Workbench):
                 return cls.open(storage, storage_config=storage_config, config=config)
             except StoreNotFoundError:
                 raise taken from None
-
-    # -- reading history -----------------------------------------------------------------------------------------------
-
-    def list_versions(self) -> list[Version]:
-        """Return the versions up to the one it stands on, oldest first, without icechunk's empty root snapshot."""
-        return history.list_versions(self.repo, self._head)
-
-    def log(self, limit: int = 20, ref: str | Version = "HEAD") -> Log:
-        """Return the newest `limit` versions up to `ref`, newest first."""
-        of = self._branch if ref == "HEAD" and self._branch else str(ref)
-        at = self._head if ref == "HEAD" else self.resolve(ref)
-        return history.log(self.repo, at, of=of, limit=limit)
-
-    def show(self, ref: str | Version = "HEAD") -> Exhibit:
-        """Return one version in full: its message, what it changed and how it came about."""
-        return show(self.repo, self.resolve(ref))
-
-    def diff(self, a: str | Version = "HEAD", b: str | Version | None = None) -> Diff:
-        """Compare two versions in structure and chunks, in any order and on any branches.
-
-        A version alone is compared with the one before it.
-        """
-        left = self.resolve(a)
-        if b is None:
-            return self._diff_of(left)
-        return diff.between(self.repo, left, self.resolve(b), names=(_words(a), _words(b)))
-
-    def _diff_of(self, snapshot_id: str) -> Diff:
-        version = history.version(self.repo, snapshot_id)
-        changed = diff.of_version(self.repo, version) if version else None
-        if changed is None:
-            text = f"The version before {history.title(self.repo, snapshot_id)} expired."
-            raise UnknownVersionError(text, "Name two versions to compare: A..B.")
-        return changed
-
-    def tree(self) -> Tree:
-        """Return the groups and arrays of the version, and what lies in storage under the repository."""
-        from icemagic import tree
-
-        return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
 
     # -- branches and tags ---------------------------------------------------------------------------------------------
 
@@ -427,7 +385,3 @@ class IcechunkStore(Workbench):
         """Stand on the newest version of the branch, or on the same version."""
         at = refs.tip(self.repo, self._branch) if self._branch else self._head
         self._move("upkeep", at, self._branch)
-
-
-def _words(ref: str | Version) -> str:
-    return short(ref.id) if isinstance(ref, Version) else ref

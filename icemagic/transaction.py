@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 import icechunk
 
 from icemagic import conflicts, diff, guards, history, merge, standing
+from icemagic.differences import Diff
 from icemagic.errors import CommitLostError, NothingToCommitError, TransactionError, UnknownVersionError
 from icemagic.forks import GuardedSession, Moment
 from icemagic.guards import Checks
 from icemagic.interrupts import finished, started
 from icemagic.latereads import LateReads
 from icemagic.locking import locked
-from icemagic.records import CHECKS, Diff, Rehearsal, Verdict, Version, short
+from icemagic.records import CHECKS, Rehearsal, Verdict, Version, short
 from icemagic.redaction import hide, redact
 from icemagic.storage import travels
 

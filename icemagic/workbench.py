@@ -15,8 +15,8 @@ import icechunk
 
 from icemagic import history, provenance, rescue, restore
 from icemagic.errors import IcemagicError, TransactionError
+from icemagic.inquiry import Inquiry
 from icemagic.records import Committed, Note, Version, short
-from icemagic.standpoint import Standpoint
 from icemagic.storage import same_place
 from icemagic.transaction import Metadata, Terms, Transaction
 from icemagic.writing import keep_writing_to, writing_to
@@ -44,7 +44,7 @@ class _Begun:
     """Saves the changes when the transaction is forgotten or the process ends."""
 
 
-class Workbench(Standpoint):
+class Workbench(Inquiry):
     """A store that can be written."""
 
     _begun: _Begun | None = None

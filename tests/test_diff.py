@@ -20,7 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from icemagic import IcechunkStore, diff
-from icemagic.records import Diff
+from icemagic.differences import Diff
 
 # -- the oracle --------------------------------------------------------------------------------------------------------
 

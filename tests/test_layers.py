@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 FLOORS = {
     "door": {"__init__"},
     "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
-    "place": {"store", "workbench", "standpoint"},
+    "place": {"store", "workbench", "inquiry", "standpoint"},
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
@@ -26,7 +26,7 @@ FLOORS = {
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
                "latereads", "writing"},
-    "cellar": {"records", "display", "errors", "redaction"},
+    "cellar": {"records", "differences", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from icemagic.differences import ArrayDiff, Change, Diff
 from icemagic.records import (
-    ArrayDiff,
-    Change,
     Committed,
-    Diff,
     Exhibit,
     Log,
     Note,

@@ -20,9 +20,10 @@ import icechunk
 import ipywidgets as W  # type: ignore[import-untyped]  # noqa: N812  ipywidgets has no types; W as in its own documentation
 
 from icemagic import history, refs
+from icemagic.differences import Diff
 from icemagic.display import Lines, Report, count, to_html, to_text
 from icemagic.errors import IcemagicError, UnknownVersionError
-from icemagic.records import Diff, Log, Version, short, utc
+from icemagic.records import Log, Version, short, utc
 from icemagic.show import show
 from icemagic.store import IcechunkStore
 
