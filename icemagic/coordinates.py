@@ -6,12 +6,14 @@ is none, positions are said instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icemagic import decoding
+from icemagic.display import label
 from icemagic.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,13 +24,19 @@ if TYPE_CHECKING:
 
 Box = tuple[range, ...]
 """A range of positions, or of chunk numbers, for every dimension."""
+LabelAt = Callable[[int], Any]
+"""Returns the label at a position."""
 Selection = Mapping[str, tuple[str, str]]
 """Dimension to its first and last label, both included, as typed."""
 
 
 def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
     """Return disjoint boxes that hold exactly the given chunk numbers, few of them, in order."""
-    found = [tuple(range(at, at + 1) for at in chunk) for chunk in sorted({tuple(chunk) for chunk in chunks})]
+    return joined([tuple(range(at, at + 1) for at in chunk) for chunk in sorted({tuple(chunk) for chunk in chunks})])
+
+
+def joined(found: list[Box]) -> list[Box]:
+    """Return disjoint boxes with those joined that lie side by side, in order."""
     for axis in reversed(range(len(found[0]) if found else 0)):
         found = _merged(found, axis)
     return sorted(found, key=lambda box: [side.start for side in box])
@@ -66,49 +74,90 @@ def stored_chunk(array: zarr.Array[Any]) -> tuple[int, ...]:
 
 
 def words(store: icechunk.IcechunkStore, path: str, region: Box) -> str:
-    """Say a region of an array in coordinates, such as ``epoch 2025-01-01T10:00 … 10:59:55, all sid``.
-
-    Parameters
-    ----------
-    store : icechunk.IcechunkStore
-        Holds the array and its coordinates.
-    path : str
-        Path of the array.
-    region : Box
-        Positions, one range for every dimension of the array.
-    """
-    import zarr
-
-    array = zarr.open_array(store, path=path, mode="r")
-    names = array.metadata.dimension_names or (None,) * array.ndim  # type: ignore[union-attr]  # format 3 has them
-    sides = zip(names, array.shape, region, strict=True)
-    return ", ".join(_side(store, path, name, length, side) for name, length, side in sides) or "its one value"
+    """Say one region of an array in coordinates; :class:`Labels` says many."""
+    return Labels(store).words(path, region)
 
 
-def _side(store: icechunk.IcechunkStore, path: str, name: str | None, length: int, side: range) -> str:
+class Labels:
+    """Says regions of the arrays of one state in coordinates, reading each piece of a coordinate once."""
+
+    def __init__(self, store: icechunk.IcechunkStore) -> None:
+        self._store = store
+        self._arrays: dict[str, zarr.Array[Any] | None] = {}
+        self._pieces: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+
+    def words(self, path: str, region: Box) -> str:
+        """Say a region of an array, such as ``epoch 2025-01-01T10:00 … 10:59:55, all sid``.
+
+        Parameters
+        ----------
+        path : str
+            Path of the array.
+        region : Box
+            Positions, one range for every dimension of the array.
+        """
+        array = self._opened(path)
+        names = array.metadata.dimension_names or (None,) * array.ndim  # type: ignore[union-attr]  # format 3 has them
+        return say(names, array.shape, region, lambda name, length: self._coordinate(path, name, length))
+
+    def point(self, path: str, at: Sequence[int]) -> dict[str, Any]:
+        """Return the labels of one value by dimension; its position where a dimension has no coordinate."""
+        array = self._opened(path)
+        found: dict[str, Any] = {}
+        for name, length, position in zip(decoding.dimensions(array), array.shape, at, strict=True):
+            label_at = self._coordinate(path, name, length)
+            found[name] = label_at(position) if label_at else position
+        return found
+
+    def _coordinate(self, path: str, name: str, length: int) -> LabelAt | None:
+        """Return what gives the labels of a dimension, None where there is no such coordinate."""
+        where = beside(path, name)
+        array = self._array(where)
+        if array is None or array.ndim != 1 or array.shape[0] != length:
+            return None
+        return lambda position: self._label(where, array, position)
+
+    def _opened(self, path: str) -> zarr.Array[Any]:
+        array = self._array(path.strip("/"))
+        assert array is not None
+        return array
+
+    def _array(self, path: str) -> zarr.Array[Any] | None:
+        import zarr
+
+        if path not in self._arrays:
+            try:
+                self._arrays[path] = zarr.open_array(self._store, path=path, mode="r")
+            except FileNotFoundError:
+                self._arrays[path] = None
+        return self._arrays[path]
+
+    def _label(self, path: str, array: zarr.Array[Any], position: int) -> Any:  # noqa: ANN401  a label of any type
+        piece = array.chunks[0]
+        start = position // piece * piece
+        if (path, start) not in self._pieces:
+            self._pieces[path, start] = decoding.read(array, (slice(start, start + piece),))
+        return self._pieces[path, start][position - start]
+
+
+def say(
+    names: Sequence[str | None],
+    shape: Sequence[int],
+    region: Box,
+    coordinate: Callable[[str, int], LabelAt | None],
+) -> str:
+    """Say a region in coordinates; `coordinate` gives the labels of a dimension of some name and length."""
+    sides = zip(names, shape, region, strict=True)
+    return ", ".join(_side(name, length, side, coordinate) for name, length, side in sides) or "its one value"
+
+
+def _side(name: str | None, length: int, side: range, coordinate: Callable[[str, int], LabelAt | None]) -> str:
     if len(side) == length and side.start == 0:
         return f"all {name or 'positions'}"
-    ends = _labels(store, path, name, length, side) if name else None
-    if ends is None:
+    label_at = coordinate(name, length) if name and len(side) and side.stop <= length else None
+    if label_at is None:
         return f"{name or ''}[{side.start}:{side.stop}]"
-    return f"{name} {_span(*ends)}"
-
-
-def _labels(store: icechunk.IcechunkStore, path: str, name: str, length: int, side: range) -> tuple[Any, Any] | None:
-    """Return the first and the last label of a range; None where no coordinate covers it."""
-    import xarray as xr
-    import zarr
-
-    try:
-        coordinate = zarr.open_array(store, path=beside(path, name), mode="r")
-    except FileNotFoundError:
-        return None
-    if coordinate.ndim != 1 or coordinate.shape[0] != length or not len(side) or side.stop > length:
-        return None
-    ends = np.array([coordinate[side.start], coordinate[side.stop - 1]])
-    decoded = xr.conventions.decode_cf_variable(name, xr.Variable((name,), ends, dict(coordinate.attrs)))
-    first, last = decoded.values
-    return first, last
+    return f"{name} {_span(label_at(side.start), label_at(side.stop - 1))}"
 
 
 def beside(path: str, name: str) -> str:
@@ -123,15 +172,6 @@ def _span(first: Any, last: Any) -> str:  # noqa: ANN401  a label of any type
     if isinstance(first, np.datetime64) and start[: len("2025-01-01T")] == end[: len("2025-01-01T")]:
         end = end[len("2025-01-01T") :]
     return f"{start} … {end}"
-
-
-def label(value: Any) -> str:  # noqa: ANN401  a label of any type
-    """Say one label; times without the zeros at their end."""
-    if isinstance(value, np.datetime64):
-        text = str(np.datetime_as_string(value))
-        text = text.rstrip("0").rstrip(".") if "." in text else text
-        return text.removesuffix(":00")
-    return str(value)
 
 
 def parse_selection(text: str) -> tuple[str, tuple[str, str]]:

@@ -1,60 +1,91 @@
-"""Compares two states of a store by their metadata and chunk tables, without reading data.
+"""Compares two states of a store: structure and chunk tables without reading data, and on demand values.
 
-icechunk's own ``diff`` knows which nodes one line of history touched. Every two versions share an ancestor (if only
-the empty root), so the nodes that may differ are those touched between it and either side; their metadata and chunk
-tables are then compared directly. That works in both directions and across sibling branches.
+Metadata and chunk tables are compared directly, so any two states can be: versions in any order and on any branches, a
+transaction under way, states of another repository. Within one repository only those nodes are looked at that icechunk
+knows to have changed between the newest common version and either side.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Mapping
-from itertools import accumulate, compress
-from math import inf
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from zarr.abc.store import RangeByteRequest
-from zarr.core.buffer import default_buffer_prototype
+import icechunk
 from zarr.core.sync import sync
 
-from icemagic import history
+from icemagic import arraydiff, history, identical, structure
+from icemagic.arraydiff import Pair, State
+from icemagic.coordinates import Box, Labels, region
 from icemagic.differences import ArrayDiff, Change, Diff
-from icemagic.nodes import Node, chunk_key, chunk_shape, read_nodes, together, total_chunks
-from icemagic.records import Version
+from icemagic.errors import SelectionError, did_you_mean
+from icemagic.nodes import node_paths, read_metadata, read_nodes
+from icemagic.storage import same_place
 
 if TYPE_CHECKING:
-    import icechunk
+    import xarray as xr
+
+    from icemagic.coordinates import Selection
+    from icemagic.nodes import Node
+    from icemagic.records import Version
+    from icemagic.values import Tolerance
+
+UNCOMMITTED = "uncommitted changes"
+"""What a record calls the work of an open transaction."""
 
 
-def between(repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str]) -> Diff:
-    """Compare two snapshots, in any order and on any branches.
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
 
-    Parameters
-    ----------
-    repo : icechunk.Repository
-    a, b : str
-        Snapshot ids.
-    names : tuple of str
-        What the two sides are called in the record.
-    """
-    paths = touched(repo, a, b) if a != b else set()
-    sides = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in (a, b))
-    return _compare(*(sync(read_nodes(store, paths)) for store in sides), names=names)
+    name: str
+    """What the record calls it."""
+    repo: icechunk.Repository
+    session: icechunk.Session
+    """Reads it; writable, where it has uncommitted changes."""
+
+    @property
+    def store(self) -> icechunk.IcechunkStore:
+        """The store of its session."""
+        return self.session.store
+
+    def pending(self) -> set[str]:
+        """Return the paths of what is not committed."""
+        return set() if self.session.read_only else paths_of(self.session.status())
 
 
-def of_version(repo: icechunk.Repository, version: Version) -> Diff | None:
+@dataclass(frozen=True)
+class Question:
+    """What a comparison is asked for."""
+
+    array: str | None = None
+    """Path of the one array, or the group with all in it, that is compared."""
+    selection: Selection = field(default_factory=dict)
+    """The region that is compared, in coordinates of the second side."""
+    values: Tolerance | None = None
+    """Given, values are compared, too."""
+    tick: Callable[[int, int], None] | None = None
+    """Told how many values were compared, of how many at most."""
+
+
+def version_side(repo: icechunk.Repository, snapshot_id: str, name: str) -> Side:
+    """Return a snapshot as a side."""
+    return Side(name, repo, repo.readonly_session(snapshot_id=snapshot_id))
+
+
+def between(
+    repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str], question: Question | None = None
+) -> Diff:
+    """Compare two snapshots, in any order and on any branches; `names` is what the record calls them."""
+    return compare(version_side(repo, a, names[0]), version_side(repo, b, names[1]), question)
+
+
+def of_version(repo: icechunk.Repository, version: Version, question: Question | None = None) -> Diff | None:
     """Compare a version with the one before it; None where that one expired."""
     if version.parent is None or follows_expired(repo, version):
         return None
     names = (history.title(repo, version.parent), version.summary())
-    return between(repo, version.parent, version.id, names=names)
-
-
-COMPARED = 64_000_000
-"""Most bytes of chunks that are read to tell those apart that were written with the bytes they had."""
-_BEGINNING = 4_096
+    return between(repo, version.parent, version.id, names=names, question=question)
 
 
 def follows_expired(repo: icechunk.Repository, version: Version) -> bool:
@@ -62,54 +93,65 @@ def follows_expired(repo: icechunk.Repository, version: Version) -> bool:
     return "synthetic_composite" in repo.inspect_transaction_log(version.id)
 
 
-def working(base: icechunk.Session, session: icechunk.Session, *, name: str) -> Diff:
-    """Compare the uncommitted changes of a session with the snapshot `name` that it stands on and `base` reads."""
-    paths = paths_of(session.status())
-    before, after = (sync(read_nodes(one.store, paths)) for one in (base, session))
-    same = rewritten(base, session, most=COMPARED)
-    return _compare(before, after, names=(name, "uncommitted changes"), same=same)
+def compare(a: Side, b: Side, question: Question | None = None) -> Diff:
+    """Compare two sides.
 
-
-def rewritten(
-    base: icechunk.Session, session: icechunk.Session, *, most: float = inf
-) -> dict[str, set[tuple[int, ...]]]:
-    """Return the chunks of each array that a session wrote with the bytes that they had before.
-
-    Only chunks of the same stored length are read, which compressed ones hardly ever have by chance, and of these at
-    most `most` bytes.
+    Raises
+    ------
+    SelectionError
+        When neither side has the array that is asked for, or the second one has not the region.
     """
+    question = question or Question()
+    paths = _paths(a, b)
+    if question.array is not None:
+        _refuse_unknown(question.array, (a, b))
+        paths = {path for path in paths if _is_within(path, question.array)}
+    before, after = (sync(read_nodes(side.store, paths)) for side in (a, b))
+    pairs = _pairs(before, after, _moves(a, b, before, after))
+    if question.selection:
+        pairs = _selected(pairs, b, question)
+    pairs = _with_identical(pairs, a, b)
+    states = State(a.store, Labels(a.store)), State(b.store, Labels(b.store))
+    return Diff(
+        a=a.name,
+        b=b.name,
+        arrays=_arrays(pairs, states, question),
+        groups={} if question.selection else _groups(pairs),
+        attributes=() if question.selection else _attributes(pairs),
+    )
+
+
+def rewritten(base: icechunk.Session, session: icechunk.Session) -> dict[str, set[tuple[int, ...]]]:
+    """Return the chunks of each array that a session wrote with the bytes that they had before."""
     paths, stores = session.status().updated_chunks, (base.store, session.store)
     old, new = (sync(read_nodes(store, paths)) for store in stores)
-    alike = [(path, at) for path in sorted(old.keys() & new.keys()) for at in _alike(old[path], new[path])]
-    upto = accumulate(new[path].chunks[at][1] for path, at in alike)
-    read = [place for place, total in zip(alike, upto, strict=True) if total <= most]
-    same = sync(together(_same_bytes(chunk_key(path, at), new[path].chunks[at][1], stores) for path, at in read))
-    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-    for path, at in compress(read, same):
-        found[path].add(at)
-    return dict(found)
+    both = {(path, path): (old[path], new[path]) for path in old.keys() & new.keys()}
+    return {path: found for (path, _), found in identical.chunks(stores, both).items()}
 
 
-def _alike(old: Node, new: Node) -> list[tuple[int, ...]]:
-    """Return the chunks whose references differ and whose stored lengths do not."""
-    if not old.is_array or not new.is_array or old.metadata["codecs"] != new.metadata["codecs"]:
-        return []
-    both = old.chunks.keys() & new.chunks.keys()
-    return sorted(at for at in both if old.chunks[at] != new.chunks[at] and old.chunks[at][1] == new.chunks[at][1])
+# -- what to look at ---------------------------------------------------------------------------------------------------
 
 
-async def _same_bytes(key: str, length: int, stores: tuple[icechunk.IcechunkStore, icechunk.IcechunkStore]) -> bool:
-    """Whether two stores hold the same under a key; where the beginnings differ, no more is read."""
-    for end in sorted({min(length, _BEGINNING), length}):
-        part = RangeByteRequest(0, end)
-        one, other = [await store.get(key, default_buffer_prototype(), part) for store in stores]
-        if one is None or other is None or one.to_bytes() != other.to_bytes():
-            return False
-    return True
+def _paths(a: Side, b: Side) -> set[str]:
+    """Return the paths of all nodes that may differ."""
+    if not _related(a, b):
+        return node_paths(a.store) | node_paths(b.store)
+    try:
+        committed = touched(a.repo, a.session.snapshot_id, b.session.snapshot_id)
+    except icechunk.SnapshotNotFoundError:  # open work may stand on a version that expired
+        return node_paths(a.store) | node_paths(b.store)
+    return committed | a.pending() | b.pending()
+
+
+def _related(a: Side, b: Side) -> bool:
+    """Whether both sides are of one repository."""
+    return a.repo is b.repo or same_place(a.repo, b.repo)
 
 
 def touched(repo: icechunk.Repository, a: str, b: str) -> set[str]:
     """Return the paths of all nodes that may differ between two snapshots."""
+    if a == b:
+        return set()
     line = {info.id for info in repo.ancestry(snapshot_id=a)}
     base = next(info.id for info in repo.ancestry(snapshot_id=b) if info.id in line)
     sides = (side for side in (a, b) if side != base)
@@ -130,93 +172,130 @@ def paths_of(diff: icechunk.Diff) -> set[str]:
     )
 
 
-def _compare(
-    before: dict[str, Node],
-    after: dict[str, Node],
-    *,
-    names: tuple[str, str],
-    same: Mapping[str, set[tuple[int, ...]]] = MappingProxyType({}),
-) -> Diff:
-    """Compare nodes; `same` are the chunks of each array that are known to hold the same bytes."""
-    arrays, groups, attributes = [], {}, []
-    for path in sorted(before.keys() | after.keys()):
-        a, b = before.get(path), after.get(path)
-        name = path.lstrip("/") or "/"
-        # An array that took the place of a group, or the other way round, is one removed and one added.
-        both = a is not None and b is not None and a.is_array == b.is_array
-        for node, status in ((a, "removed"), (b, "added")):
-            if both or node is None:
-                continue
-            if node.is_array:
-                arrays.append(_one_sided(name, node, status))
-            else:
-                groups[name] = status
-        if a is not None and b is not None and both:
-            attributes += _changes(name, a.metadata.get("attributes", {}), b.metadata.get("attributes", {}))
-            if a.is_array and (array := _two_sided(name, a, b, same.get(path, set()))):
-                arrays.append(array)
-    return Diff(a=names[0], b=names[1], arrays=tuple(arrays), groups=groups, attributes=tuple(attributes))
+def _is_within(path: str, wanted: str) -> bool:
+    inside = wanted.strip("/")
+    return not inside or path.strip("/") == inside or path.strip("/").startswith(f"{inside}/")
 
 
-def _one_sided(name: str, node: Node, status: str) -> ArrayDiff:
-    written = sum(length for _, length in node.chunks.values()) if status == "added" else 0
-    return ArrayDiff(name, status, len(node.chunks), total_chunks(node.metadata, node.chunks), written)
+def _refuse_unknown(wanted: str, sides: tuple[Side, Side]) -> None:
+    if all(sync(read_metadata(side.store, wanted.strip("/"))) is None for side in sides):
+        known = {path.lstrip("/") for side in sides for path in node_paths(side.store)}
+        raise SelectionError(f"Neither side has an array or group {wanted!r}.", did_you_mean(wanted, known))
 
 
-def _two_sided(name: str, a: Node, b: Node, same: set[tuple[int, ...]]) -> ArrayDiff | None:
-    if chunk_shape(a.metadata) == chunk_shape(b.metadata):
-        changed = {at for at in a.chunks.keys() | b.chunks.keys() if a.chunks.get(at) != b.chunks.get(at)}
-    else:
-        changed = set(b.chunks)  # on another grid no chunk is comparable: all of them were written
-    changed -= same
-    written = sum(b.chunks[at][1] for at in changed if at in b.chunks)
-    changes = _changes(name, *(_properties(node.metadata) for node in (a, b)))
-    if not (changed or changes or same):
-        return None
-    status = "changed" if changed or changes else "rewritten"
-    if a.metadata["shape"] != b.metadata["shape"]:
-        status = "resized"
-    total = total_chunks(b.metadata, b.chunks)
-    return ArrayDiff(name, status, len(changed), total, written, tuple(changes), len(same))
+def _moves(a: Side, b: Side, before: Mapping[str, Node], after: Mapping[str, Node]) -> dict[str, str]:
+    """Return new to old path of the nodes that were moved: icechunk gives a node an id that it keeps."""
+    if not _related(a, b):
+        return {}
+    gone, come = before.keys() - after.keys(), after.keys() - before.keys()
+    if not gone or not come:
+        return {}
+    ids = {a.session.get_node_id(path): path for path in gone}
+    moved = {path: ids.get(b.session.get_node_id(path)) for path in come}
+    return {new: old for new, old in moved.items() if old is not None}
 
 
-def _properties(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what defines an array besides its attributes, in a person's words."""
-    return {
-        "shape": tuple(metadata["shape"]),
-        "dtype": dtype_words(metadata),
-        "chunks": chunk_shape(metadata),
-        "codecs": codec_words(metadata),
-        "fill value": metadata["fill_value"],
-        "dimensions": tuple(metadata.get("dimension_names") or ()),
+def _pairs(before: Mapping[str, Node], after: Mapping[str, Node], moves: Mapping[str, str]) -> list[Pair]:
+    """Return what stands on both sides, or on one, in order of path."""
+    pairs = []
+    for path in sorted((before.keys() | after.keys()) - set(moves.values())):
+        old_path = moves.get(path, path)
+        old, new = before.get(old_path), after.get(path)
+        if old and new and old.is_array != new.is_array:
+            # An array that took the place of a group, or the other way round, is one removed and one added.
+            pairs += [Pair(old_path, None, old, None), Pair(None, path, None, new)]
+        else:
+            pairs.append(Pair(old_path if old else None, path if new else None, old, new))
+    return pairs
+
+
+def _selected(pairs: list[Pair], b: Side, question: Question) -> list[Pair]:
+    """Return the arrays that have the dimensions of the selection, with the region that it means in them."""
+    wanted = set(question.selection)
+    fitting = [
+        pair for pair in pairs if pair.last.is_array and wanted <= set(pair.last.metadata["dimension_names"] or ())
+    ]
+    if not fitting:
+        nodes = sync(read_nodes(b.store, node_paths(b.store))).values()
+        known = {name for node in nodes if node.is_array for name in node.metadata.get("dimension_names") or () if name}
+        if unknown := wanted - known:
+            raise SelectionError(f"No array has a dimension {min(unknown)!r}.", did_you_mean(min(unknown), known))
+    return [replace(pair, within=_region(b, pair, question.selection)) for pair in fitting if pair.new]
+
+
+def _region(b: Side, pair: Pair, selection: Selection) -> Box:
+    import xarray as xr
+
+    group, _, name = pair.path.rpartition("/")
+    dataset: xr.Dataset = xr.open_zarr(b.store, group=group or None, consolidated=False, chunks=None)
+    return region(dataset, name, selection)
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+def _with_identical(pairs: list[Pair], a: Side, b: Side) -> list[Pair]:
+    """Return the arrays with the chunks that were replaced by the same bytes.
+
+    Within one repository those that were not replaced have the same reference, so few are looked at; of two
+    repositories all are.
+    """
+    both = {
+        (pair.old_path, pair.new_path): (pair.old, pair.new)
+        for pair in pairs
+        if pair.old_path and pair.new_path and pair.old and pair.new
     }
+    limits = {"most_bytes": identical.MOST_BYTES, "most_chunks": identical.MOST_CHUNKS} if _related(a, b) else {}
+    same = identical.chunks((a.store, b.store), both, **limits)
+    return [
+        replace(pair, identical=frozenset(same.get((pair.old_path or "", pair.new_path or ""), ()))) for pair in pairs
+    ]
 
 
-def dtype_words(metadata: Mapping[str, Any]) -> str:
-    """Say the data type of an array; types with settings, such as ``numpy.datetime64``, get them in brackets."""
-    data_type = metadata["data_type"]
-    if isinstance(data_type, str):
-        return data_type
-    return f"{data_type['name']}[{', '.join(map(str, data_type.get('configuration', {}).values()))}]"
+def _arrays(pairs: list[Pair], states: tuple[State, State], question: Question) -> tuple[ArrayDiff, ...]:
+    found = [(pair, *arraydiff.compare(pair)) for pair in pairs if pair.last.is_array]
+    found = [(pair, array, chunks) for pair, array, chunks in found if array.status != arraydiff.SAME]
+    if question.values is None:
+        return tuple(replace(array, **arraydiff.places(pair, chunks, *states)) for pair, array, chunks in found)
+    work = [(array, arraydiff.work(pair, chunks, question.values)) for pair, array, chunks in found]
+    tick = _ticker(question, sum(todo.size for _, todo in work if todo))
+    return tuple(
+        replace(array, **arraydiff.values(todo, *states, question.values, tick)) if todo else array
+        for array, todo in work
+    )
 
 
-def codec_words(metadata: Mapping[str, Any]) -> str:
-    """Say the codecs of an array in one line, such as ``zstd level 5``."""
-    return ", ".join(_codec_word(codec) for codec in metadata["codecs"] if codec["name"] != "bytes") or "none"
+def _ticker(question: Question, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def tick(more: int) -> None:
+        nonlocal done
+        done += more
+        if question.tick:
+            question.tick(done, total)
+
+    return tick
 
 
-def _codec_word(codec: Mapping[str, Any]) -> str:
-    settings = codec.get("configuration", {})
-    level = next((settings[key] for key in ("level", "clevel") if key in settings), None)
-    return str(codec["name"]) if level is None else f"{codec['name']} level {level}"
+def _attributes(pairs: list[Pair]) -> tuple[Change, ...]:
+    return tuple(
+        change
+        for pair in pairs
+        if pair.old and pair.new
+        for change in structure.changes(
+            pair.path, *(node.metadata.get("attributes", {}) for node in (pair.old, pair.new))
+        )
+    )
 
 
-def _changes(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    keys = dict.fromkeys((*before, *after))
-    differing = (key for key in keys if _text(before, key) != _text(after, key))
-    return [Change(path, key, before.get(key), after.get(key)) for key in differing]
-
-
-def _text(properties: Mapping[str, Any], key: str) -> str | None:
-    """Return a value in a form that compares: NaN equals NaN, and absent differs from null."""
-    return json.dumps(properties[key], sort_keys=True) if key in properties else None
+def _groups(pairs: list[Pair]) -> dict[str, str]:
+    """Return what came of each group that is not where it was."""
+    found = {}
+    for pair in pairs:
+        if pair.last.is_array:
+            continue
+        if pair.old is None or pair.new is None:
+            found[pair.path] = "added" if pair.old is None else "removed"
+        elif pair.old_path != pair.new_path:
+            found[pair.path] = f"moved from {(pair.old_path or '').lstrip('/')}"
+    return found

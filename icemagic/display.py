@@ -7,9 +7,13 @@ contain no identifiers of their own (the same report always renders alike) and s
 from __future__ import annotations
 
 import html
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 ROW_LIMIT = 200
 """Most rows of one table that are shown."""
@@ -106,6 +110,37 @@ def filled(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     kept = tuple(rows)
     full = [index for index in range(len(columns)) if any(row[index] for row in kept)]
     return Table(tuple(columns[index] for index in full), tuple(tuple(row[index] for index in full) for row in kept))
+
+
+def label(value: Any) -> str:  # noqa: ANN401  a label of any type
+    """Say one label; times without the zeros at their end."""
+    if isinstance(value, np.datetime64):
+        text = str(np.datetime_as_string(value))
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+        return text.removesuffix(":00")
+    return str(value)
+
+
+def to_markdown(report: Report) -> str:
+    """Render a report as Markdown, GitHub's tables included."""
+    title, *rest = _trim(report)
+    assert isinstance(title, Lines)
+    blocks = [f"**{_marked(title.lines[0])}**"]
+    for part in rest:
+        match part:
+            case Lines():
+                blocks += ["\n".join(f"- {_marked(line)}" for line in part.lines)]
+            case Table():
+                rows = [part.columns, ("---",) * len(part.columns), *(map(_marked, row) for row in part.rows)]
+                blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+            case Code():
+                blocks.append("\n".join(f"    {line}" for line in part.source.split("\n")))
+    return "\n\n".join(filter(None, blocks))
+
+
+def _marked(text: str) -> str:
+    """Return text without what Markdown would take for markup."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
 
 
 def size(n_bytes: int) -> str:

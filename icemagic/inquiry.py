@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icemagic import diff, history
-from icemagic.differences import Diff
-from icemagic.errors import UnknownVersionError
-from icemagic.records import Exhibit, Log, Version, short
+from icemagic import comparison, history
+from icemagic.diff import Question
+from icemagic.records import Exhibit, Log, Version
 from icemagic.show import show
 from icemagic.standpoint import Standpoint
+from icemagic.values import Tolerance
 
 if TYPE_CHECKING:
+    from icemagic.comparison import Operand
+    from icemagic.coordinates import Selection
+    from icemagic.differences import Diff
     from icemagic.tree import Tree
 
 
 class Inquiry(Standpoint):
     """A store that can be asked about its versions."""
+
+    compared: tuple[int, int] = (0, 0)
+    """How many values the last comparison has read of each side, and how many it reads in all."""
 
     def list_versions(self) -> list[Version]:
         """Return the versions up to the one it stands on, oldest first, without icechunk's empty root snapshot."""
@@ -32,30 +38,50 @@ class Inquiry(Standpoint):
         """Return one version in full: its message, what it changed and how it came about."""
         return show(self.repo, self.resolve(ref))
 
-    def diff(self, a: str | Version = "HEAD", b: str | Version | None = None) -> Diff:
-        """Compare two versions in structure and chunks, in any order and on any branches.
+    def diff(
+        self,
+        a: Operand | None = None,
+        b: Operand | None = None,
+        array: str | None = None,
+        *,
+        values: bool = False,
+        atol: float = 0.0,
+        rtol: float = 0.0,
+        selection: Selection | None = None,
+        memory: int = 256_000_000,
+    ) -> Diff:
+        """Compare two states in structure and chunks and, on demand, in values.
 
-        A version alone is compared with the one before it.
+        Parameters
+        ----------
+        a, b : str, Version, store, path or xarray.Dataset, optional
+            A version, ``WORKING`` for the uncommitted changes, another open store, or a dataset in memory or in a netCDF
+            file. A version alone is compared with the one before it, another thing with what the store holds now. The
+            default is what the open transaction changed or, outside of one, what the newest commit changed.
+        array : str, optional
+            Path of the one array, or of the group with all in it, that is compared.
+        values : bool
+            Whether to compare values, too. Only chunks that differ are read; of datasets, everything.
+        atol, rtol : float
+            Numbers count as changed where ``abs(b - a) > atol + rtol * abs(a)``; one that is not zero asks for values.
+        selection : mapping, optional
+            Dimension to first and last label, both included: ``{"epoch": ("2025-01-01T10", "2025-01-01T11")}``.
+        memory : int
+            Bytes that a comparison of values may take, unless two chunks take more.
+
+        Raises
+        ------
+        UnknownVersionError, SelectionError
+            When a side, the array or the region is not there.
         """
-        left = self.resolve(a)
-        if b is None:
-            return self._diff_of(left)
-        return diff.between(self.repo, left, self.resolve(b), names=(_words(a), _words(b)))
+        tolerance = Tolerance(atol, rtol, memory) if values or atol or rtol else None
+        return comparison.compare(self, a, b, Question(array, selection or {}, tolerance, self._tick))
 
-    def _diff_of(self, snapshot_id: str) -> Diff:
-        version = history.version(self.repo, snapshot_id)
-        changed = diff.of_version(self.repo, version) if version else None
-        if changed is None:
-            text = f"The version before {history.title(self.repo, snapshot_id)} expired."
-            raise UnknownVersionError(text, "Name two versions to compare: A..B.")
-        return changed
+    def _tick(self, done: int, total: int) -> None:
+        self.compared = done, total
 
     def tree(self) -> Tree:
         """Return the groups and arrays of the version, and what lies in storage under the repository."""
         from icemagic import tree
 
         return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
-
-
-def _words(ref: str | Version) -> str:
-    return short(ref.id) if isinstance(ref, Version) else ref

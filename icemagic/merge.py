@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icemagic.nodes import Node, chunk_key, chunk_shape, read_metadata, read_nodes, together
+from icemagic.nodes import ENCODING, Node, chunk_key, chunk_shape, read_metadata, read_nodes, together
 
 if TYPE_CHECKING:
     import icechunk
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 Side = Literal["ours", "theirs"]
 Nodes = Mapping[str, Node]
 
-ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar", "dtype", "_Unsigned")
-"""Attributes without which the numbers of a chunk mean something else."""
 _MERGED = ("attributes", "shape", "consolidated_metadata")
 
 

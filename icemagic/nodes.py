@@ -15,6 +15,8 @@ from zarr.core.sync import sync
 if TYPE_CHECKING:
     import icechunk
 
+ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar", "dtype", "_Unsigned")
+"""Attributes without which the numbers of a chunk mean something else."""
 _AT_ONCE = 16
 
 Chunks = dict[tuple[int, ...], tuple[object, int]]

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icemagic.coordinates import label, positions, stored_chunk, words
-from icemagic.display import Lines, Report, Shown, Table, count
+from icemagic import decoding
+from icemagic.coordinates import positions, stored_chunk, words
+from icemagic.display import Lines, Report, Shown, Table, count, label
 from icemagic.errors import GuardError, UnknownVersionError, did_you_mean
 from icemagic.locking import locked
 from icemagic.records import Verdict
 
 if TYPE_CHECKING:
     import icechunk
-    import xarray as xr
 
 KEY = "icemagic_guards"
 _NEWEST_FORMAT = 2
@@ -168,7 +168,7 @@ def _faults(store: icechunk.IcechunkStore, path: str, wanted: Demand, chunks: li
     if wanted.range:
         faults += _outside(store, path, wanted.range, chunks)
     if wanted.increasing or wanted.unique:
-        values = _decoded(array, (slice(None),) * array.ndim).values
+        values = decoding.read(array, (slice(None),) * array.ndim)
         faults += _disorder(values, wanted)
     return faults
 
@@ -198,7 +198,7 @@ def _outside(
         region = positions(tuple(range(number, number + 1) for number in at), stored_chunk(array), array.shape)
         if any(side.start >= length for side, length in zip(region, array.shape, strict=True)):
             continue  # a chunk that was cut off
-        values = _decoded(array, tuple(slice(side.start, side.stop) for side in region)).values
+        values = decoding.read(array, tuple(slice(side.start, side.stop) for side in region))
         bad = (values < valid[0]) | (values > valid[1])
         if bad.any() and not where:
             first = np.unravel_index(int(bad.argmax()), bad.shape)
@@ -208,10 +208,3 @@ def _outside(
             where = f"{values[first]:g} at {words(store, path, point)}"
         wrong += int(bad.sum())
     return [f"{count(wrong, 'value')} lie outside, the first is {where}"] if wrong else []
-
-
-def _decoded(array: Any, region: tuple[slice, ...]) -> xr.Variable:  # noqa: ANN401  Zarr's array, generic in its metadata
-    import xarray as xr
-
-    dims = tuple(f"dim_{axis}" for axis in range(array.ndim))
-    return xr.conventions.decode_cf_variable(array.name, xr.Variable(dims, array[region], dict(array.attrs)))

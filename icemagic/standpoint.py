@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    from icemagic.diff import Side
     from icemagic.transaction import Transaction
 
 
@@ -84,6 +85,12 @@ class Standpoint(icechunk.IcechunkStore):
     def in_transaction(self) -> bool:
         """Whether a transaction is open on this store."""
         return self._transaction is not None
+
+    @property
+    def working(self) -> tuple[Side, Side] | None:
+        """What the open transaction stands on and its uncommitted changes, for a comparison; None where none is open."""
+        txn = self._transaction
+        return txn.sides() if txn and not txn.version else None
 
     @property
     def version(self) -> Version | None:

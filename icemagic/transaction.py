@@ -194,9 +194,14 @@ class Transaction:
             verdicts += guards.expectations(self._dataset, checks)
         return verdicts
 
+    def sides(self) -> tuple[diff.Side, diff.Side]:
+        """Return the version that the transaction stands on, and its uncommitted changes, for a comparison."""
+        before = diff.Side(short(self.base), self.repo, self._before)
+        return before, diff.Side(diff.UNCOMMITTED, self.repo, self.plain)
+
     def changes(self) -> Diff:
         """Return what was changed so far; chunks that got the bytes they had before are told apart."""
-        return diff.working(self._before, self.plain, name=short(self.base))
+        return diff.compare(*self.sides())
 
     def forecast(self) -> tuple[str, ...]:
         """Say how a commit now would go together with what others committed since; empty when nobody did."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import icechunk
 from zarr.core.sync import sync
 
-from icemagic.diff import codec_words, dtype_words
 from icemagic.display import Lines, Report, Shown, Table, size
 from icemagic.nodes import chunk_shape, read_chunks, read_metadata, total_chunks
+from icemagic.structure import codec_words, dtype_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,10 +26,11 @@ from icemagic.differences import Diff
 
 
 class Side(NamedTuple):
-    """All nodes and chunks of one version, as raw bytes."""
+    """All nodes and chunks of one version, as raw bytes; and the ids that nodes keep when they are moved."""
 
     nodes: dict[str, dict[str, Any]]
     chunks: dict[str, dict[str, bytes]]
+    ids: dict[str, str]
 
 
 def side(store: icechunk.IcechunkStore) -> Side:
@@ -52,7 +53,19 @@ def side(store: icechunk.IcechunkStore) -> Side:
         if not key.endswith("zarr.json"):
             path, _, at = key.partition("/c/") if "/c/" in key else (key.removesuffix("/c"), "", "")
             chunks[path][at] = value
-    return Side(nodes, chunks)
+    return Side(nodes, chunks, {path: store.session.get_node_id(f"/{path.strip('/')}") for path in nodes})
+
+
+def moves(a: Side, b: Side) -> dict[str, str]:
+    """Return new to old path of what is on both sides, at a path that the other side does not have."""
+    gone = {a.ids[path]: path for path in a.nodes.keys() - b.nodes.keys()}
+    return {path: gone[b.ids[path]] for path in b.nodes.keys() - a.nodes.keys() if b.ids[path] in gone}
+
+
+def moved(a: Side, b: Side) -> Side:
+    """Return the first side with everything where it is on the second one."""
+    new = {old: new for new, old in moves(a, b).items()}
+    return Side(*({new.get(path, path): held for path, held in some.items()} for some in a))
 
 
 def grid(node: dict[str, Any]) -> list[int]:
@@ -71,6 +84,7 @@ def same(one: object, other: object) -> bool:
 def arrays(a: Side, b: Side) -> dict[str, tuple[str, int, int, int]]:
     """Return status, changed chunks, chunks and bytes of every array that differs."""
     found = {}
+    elsewhere, a = moves(a, b), moved(a, b)
     for path in a.nodes.keys() | b.nodes.keys():
         kinds = [other.nodes.get(path, {}).get("node_type") for other in (a, b)]
         if kinds[1] == "array" and kinds[0] != "array":
@@ -85,19 +99,22 @@ def arrays(a: Side, b: Side) -> dict[str, tuple[str, int, int, int]]:
             if grid(old) != grid(new):
                 changed = set(after)
             defined = {key: value for key, value in old.items() if key != "attributes"}
-            if changed or not same(defined, {key: value for key, value in new.items() if key != "attributes"}):
-                status = "resized" if old["shape"] != new["shape"] else "changed"
+            redefined = not same(defined, {key: value for key, value in new.items() if key != "attributes"})
+            if changed or redefined or path in elsewhere:
+                status = "resized" if old["shape"] != new["shape"] else "moved" if path in elsewhere else "changed"
                 found[path] = (status, len(changed), total(new), sum(len(after[at]) for at in changed if at in after))
     return found
 
 
 def groups(a: Side, b: Side) -> dict[str, str]:
-    held = [{path for path, node in other.nodes.items() if node["node_type"] == "group"} for other in (a, b)]
-    return dict.fromkeys(held[0] - held[1], "removed") | dict.fromkeys(held[1] - held[0], "added")
+    held = [{path for path, node in other.nodes.items() if node["node_type"] == "group"} for other in (moved(a, b), b)]
+    elsewhere = {new: f"moved from {old}" for new, old in moves(a, b).items() if new in held[1]}
+    return dict.fromkeys(held[0] - held[1], "removed") | dict.fromkeys(held[1] - held[0], "added") | elsewhere
 
 
 def attributes(a: Side, b: Side) -> dict[tuple[str, str], str]:
     found = {}
+    a = moved(a, b)
     for path in a.nodes.keys() & b.nodes.keys():
         if a.nodes[path]["node_type"] == b.nodes[path]["node_type"]:
             old, new = (other.nodes[path]["attributes"] for other in (a, b))
@@ -113,8 +130,10 @@ def check(found: Diff, a: Side, b: Side) -> None:
     assert found.groups == groups(a, b)
     edits = {(x.path, x.what): json.dumps([x.before, x.after]) for x in found.attributes}
     assert edits == attributes(a, b)
+    assert found.is_empty == (not (arrays(a, b) or groups(a, b) or edits))
+    a = moved(a, b)
     for array in found.arrays:
-        if array.status in ("resized", "changed"):
+        if array.status in ("resized", "changed", "moved"):
             old, new = a.nodes[array.path], b.nodes[array.path]
             words = {change.what: (change.before, change.after) for change in array.changes}
             assert ("shape" in words) == (old["shape"] != new["shape"])
@@ -122,7 +141,6 @@ def check(found: Diff, a: Side, b: Side) -> None:
             assert ("chunks" in words) == (grid(old) != grid(new))
             if "shape" in words:
                 assert words["shape"] == (tuple(old["shape"]), tuple(new["shape"]))
-    assert found.is_empty == (not (arrays(a, b) or groups(a, b) or edits))
 
 
 # -- random histories --------------------------------------------------------------------------------------------------
@@ -204,7 +222,7 @@ def history(store: IcechunkStore, steps: list[tuple[str, list[tuple[Any, ...]]]]
         with store.transaction("step") as txn:
             for edit in edits:
                 editor.apply(*edit)
-            working = diff.working(store.repo.readonly_session(snapshot_id=txn.base), txn.session, name="before")
+            working = txn.changes()
             before = side(store.repo.readonly_session(snapshot_id=txn.base).store)
             check(working, before, side(store.with_read_only(read_only=True)))
         if txn.version:

@@ -18,14 +18,15 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 FLOORS = {
     "door": {"__init__"},
     "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
-    "place": {"store", "workbench", "inquiry", "standpoint"},
+    "place": {"store", "workbench", "inquiry", "comparison", "standpoint"},
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
+        "structure", "identical", "values", "arraydiff", "datasets",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads", "writing"},
+               "latereads", "writing", "decoding"},
     "cellar": {"records", "differences", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}
