@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from icemagic import history
+from icemagic import comparison, history
 from icemagic.commands import CommandError
 from icemagic.coordinates import parse_selection
 from icemagic.standing import Demand
@@ -120,22 +120,35 @@ def _planned[Plan: Shown](
     return answer
 
 
+def diff(store: IcechunkStore, given: argparse.Namespace, variables: Mapping[str, object]) -> Shown:
+    """Compare what was typed: versions, stores and datasets in variables, netCDF files; last perhaps an array."""
+    first, *rest = given.what or [None]
+    left, right = history.split_range(first) if first else (None, None)
+    words = [word for word in (left, right, *rest) if word is not None]
+    array = words.pop() if words and comparison.is_array(store, words[-1]) else None
+    if len(words) > 2:  # noqa: PLR2004  the two sides
+        raise CommandError(f"{words[2]!r} is one too many.", "Use A..B or A B, and perhaps the path of an array.")
+    a, b, *_ = [*(comparison.named(store, word, variables) for word in words), None, None]
+    answer = store.diff(
+        a,
+        b,
+        array,
+        values=given.values,
+        atol=given.atol,
+        rtol=given.rtol,
+        selection=dict(map(parse_selection, given.sel)),
+    )
+    return answer.to_json() if given.json else answer.to_markdown() if given.md else answer
+
+
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else history.parse_moment(text, datetime.now(UTC))
-
-
-def _two_versions(a: str, b: str | None) -> tuple[str, str | None]:
-    left, right = history.split_range(a)
-    if b is not None and right is not None:
-        raise CommandError(f"{a} names two versions already; {b!r} is one too many.", "Use A..B, or A B.")
-    return left, right if right is not None else b
 
 
 ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "status": lambda store, _: store.status(),
     "log": lambda store, given: store.log(limit=given.limit, ref=given.ref),
     "show": lambda store, given: store.show(given.ref),
-    "diff": lambda store, given: store.diff(*_two_versions(given.a, given.b)),
     "tree": lambda store, _: store.tree(),
     "tag": _tag,
     "branch": _branch,

@@ -224,6 +224,7 @@ def values(todo: Work, before: State, after: State, tolerance: Tolerance, tick: 
     shown = [box[:dimensions] for box in tally.places[:MOST_PLACES]]
     return {
         "total_values": prod(map(len, todo.within)),
+        "units": None if tally.is_of_times else pair.last.metadata.get("attributes", {}).get("units"),
         **tally.numbers(),
         "boxes": tuple(Place(labels.words(path, box), box) for box in shown),
         "more_boxes": len(tally.places[MOST_PLACES:]) + tally.more_places,

@@ -45,7 +45,7 @@ class Argument:
         if self.is_option:
             return f"[{self.names[0]} {settings['metavar']}]"
         word = str(settings.get("metavar", self.names[0].upper()))
-        return f"[{word}]" if settings.get("nargs") == "?" else word
+        return f"[{word}]" if settings.get("nargs") in ("?", "*") else word
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,13 @@ _MESSAGE = _given("message", "what the commit is about, in quotes", metavar='"me
 _NEEDED_REF = _given("ref", "version", "ref")
 _ARRAY = _given("array", "path of an array or group; default: everything", nargs="?")
 _YES = _given("--yes", "do exactly what the plan shown last says", action="store_true")
+_SEL = _given(
+    "--sel",
+    "region in coordinates, such as epoch=2025-01-01T10:00/2025-01-01T11:00; may be repeated",
+    action="append",
+    default=[],
+    metavar="DIM=LABEL[/LABEL]",
+)
 _MANY: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "ARRAY"}
 
 COMMIT_OPTIONS = (
@@ -166,10 +173,16 @@ VERBS: Mapping[str, Verb] = {
         Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),
         Verb(
             "diff",
-            "what differs between two versions: A..B, A B, or one version and the one before it",
+            "what differs between two versions (A..B, or one and the one before it), the open work (WORKING), another "
+            "store, a dataset or a netCDF file",
             (
-                _given("a", "version or A..B", "ref", nargs="?", default="HEAD"),
-                _given("b", "version", "ref", nargs="?"),
+                _given("what", "A..B, A B, or A; then perhaps the path of an array", "ref", nargs="*"),
+                _given("--values", "compare values; only chunks that differ are read", action="store_true"),
+                _given("--atol", "absolute tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),
+                _given("--rtol", "relative tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),
+                _SEL,
+                _given("--json", "show it as JSON", action="store_true"),
+                _given("--md", "show it as Markdown", action="store_true"),
             ),
         ),
         Verb("tree", "groups and arrays, and what lies in storage"),
@@ -229,13 +242,7 @@ VERBS: Mapping[str, Verb] = {
             (
                 _NEEDED_REF,
                 _ARRAY,
-                _given(
-                    "--sel",
-                    "region in coordinates, such as epoch=2025-01-01T10:00/2025-01-01T11:00; may be repeated",
-                    action="append",
-                    default=[],
-                    metavar="DIM=LABEL[/LABEL]",
-                ),
+                _SEL,
             ),
         ),
         Verb("reset", "move the branch to another version; undo takes it back", (_NEEDED_REF,)),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zarr.core.sync import sync
 
 from icemagic import datasets, diff, history
-from icemagic.errors import SelectionError, TransactionError, UnknownVersionError
-from icemagic.nodes import read_metadata
+from icemagic.errors import SelectionError, TransactionError, UnknownVersionError, did_you_mean
+from icemagic.nodes import node_paths, read_metadata
 from icemagic.records import Version, short
 from icemagic.standpoint import Standpoint
+from icemagic.storage import short_url
 from icemagic.values import Tolerance
 
 if TYPE_CHECKING:
@@ -39,6 +41,40 @@ def compare(store: Standpoint, a: Operand | None, b: Operand | None, question: Q
     if isinstance(one, diff.Side) and isinstance(other, diff.Side):
         return diff.compare(one, other, question)
     return _datasets(one, other, question)
+
+
+def is_array(store: Standpoint, word: str) -> bool:
+    """Whether a word is the path of an array or group of what the store holds now, and no version."""
+    return not _is_ref(store, word) and sync(read_metadata(_now(store), word.strip("/"))) is not None
+
+
+def named(store: Standpoint, word: str, variables: Mapping[str, object]) -> Operand:
+    """Return what a word means as a side: a version first of all, then a file, then a variable of the notebook.
+
+    Raises
+    ------
+    UnknownVersionError
+        When it means nothing; the hint names the nearest.
+    """
+    if word == WORKING or word.endswith(_FILES) or _is_ref(store, word):
+        return word
+    if word in variables:
+        return variables[word]  # type: ignore[return-value]  # what cannot be compared is refused with a sentence
+    arrays = {path.lstrip("/") for path in node_paths(_now(store))} - {""}
+    known = arrays | store.repo.list_branches() | store.repo.list_tags()
+    raise UnknownVersionError(f"{word!r} is no version, array, variable or netCDF file.", did_you_mean(word, known))
+
+
+def _is_ref(store: Standpoint, word: str) -> bool:
+    try:
+        store.resolve(word)
+    except UnknownVersionError:
+        return False
+    return True
+
+
+def _now(store: Standpoint) -> icechunk.IcechunkStore:
+    return (store.working[1] if store.working else diff.Side("", store.repo, store.session)).store
 
 
 def _filled_in(store: Standpoint, a: Operand | None, b: Operand | None) -> tuple[Operand, Operand | None]:
@@ -71,7 +107,9 @@ def _of_version(store: Standpoint, ref: Operand, question: Question) -> Diff:
 def _side(store: Standpoint, operand: Operand) -> Side:
     """Return what one thing means as a side of a comparison."""
     if isinstance(operand, Standpoint):
-        return operand.working[1] if operand.working else diff.Side(str(operand.url), operand.repo, operand.session)
+        return (
+            operand.working[1] if operand.working else diff.Side(short_url(operand.url), operand.repo, operand.session)
+        )
     if isinstance(operand, str) and operand in ("HEAD", WORKING) and store.working:
         return store.working[operand == WORKING]
     if isinstance(operand, str) and operand == WORKING:

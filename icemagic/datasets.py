@@ -50,7 +50,14 @@ def from_store(store: icechunk.IcechunkStore, group: str) -> xr.Dataset:
     import xarray as xr
 
     try:
-        dataset: xr.Dataset = xr.open_zarr(store, group=group or None, consolidated=False, chunks=None, cache=False)
+        dataset: xr.Dataset = xr.open_dataset(
+            store,  # type: ignore[arg-type]  # typed too narrowly: this is what open_zarr does
+            engine="zarr",
+            group=group or None,
+            consolidated=False,
+            chunks=None,
+            cache=False,
+        )
     except (FileNotFoundError, ValueError, KeyError) as error:  # xarray's answers to what is no dataset
         reason = str(error).partition("\n")[0]
         text = f"The group {group or '/'} cannot be opened as a dataset: {reason}"
@@ -185,7 +192,7 @@ class _Pair:
 def _definition(variable: xr.Variable) -> dict[str, Any]:
     return {
         "shape": variable.shape,
-        "dtype": str(variable.dtype),
+        "dtype": "string" if variable.dtype.kind in "OTU" else str(variable.dtype),  # text comes in many guises
         "dimensions": tuple(map(str, variable.dims)),
     }
 
@@ -266,6 +273,7 @@ def _record(pair: _Pair, shared: list[_Rows] | None, tally: Tally | None, other:
             array,
             **tally.numbers(),
             total_values=_size(shared),
+            units=pair.new.attrs.get("units"),
             boxes=tuple(Place(say(names, pair.new.shape, box, _coordinates(other)), box) for box in places),
             more_boxes=len(tally.places[MOST_PLACES:]) + tally.more_places,
             max_at={name: _label(other, name, side.start) for name, side in zip(names, point, strict=True)}

@@ -237,19 +237,32 @@ def _region(b: Side, pair: Pair, selection: Selection) -> Box:
 def _with_identical(pairs: list[Pair], a: Side, b: Side) -> list[Pair]:
     """Return the arrays with the chunks that were replaced by the same bytes.
 
-    Within one repository those that were not replaced have the same reference, so few are looked at; of two
-    repositories all are.
+    Within one repository few chunks are looked at: those with different references hardly ever hold the same. In two
+    repositories all references differ, so all chunks of equal length are read, and what is the same was not replaced.
     """
     both = {
         (pair.old_path, pair.new_path): (pair.old, pair.new)
         for pair in pairs
         if pair.old_path and pair.new_path and pair.old and pair.new
     }
-    limits = {"most_bytes": identical.MOST_BYTES, "most_chunks": identical.MOST_CHUNKS} if _related(a, b) else {}
-    same = identical.chunks((a.store, b.store), both, **limits)
-    return [
-        replace(pair, identical=frozenset(same.get((pair.old_path or "", pair.new_path or ""), ()))) for pair in pairs
-    ]
+    stores = (a.store, b.store)
+    if _related(a, b):
+        same = identical.chunks(stores, both, most_bytes=identical.MOST_BYTES, most_chunks=identical.MOST_CHUNKS)
+        return [replace(pair, identical=frozenset(same.get(_places(pair), ()))) for pair in pairs]
+    same = identical.chunks(stores, both)
+    return [_with_equal(pair, same[_places(pair)]) if _places(pair) in same else pair for pair in pairs]
+
+
+def _places(pair: Pair) -> tuple[str, str]:
+    return pair.old_path or "", pair.new_path or ""
+
+
+def _with_equal(pair: Pair, chunks: set[tuple[int, ...]]) -> Pair:
+    """Return an array in which some chunks have the same reference on both sides."""
+    assert pair.old is not None
+    assert pair.new is not None
+    known = {**pair.old.chunks, **{at: pair.new.chunks[at] for at in chunks}}
+    return replace(pair, old=replace(pair.old, chunks=known))
 
 
 def _arrays(pairs: list[Pair], states: tuple[State, State], question: Question) -> tuple[ArrayDiff, ...]:

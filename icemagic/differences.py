@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icemagic.display import Lines, Part, Report, Shown, Table, count, filled, label, size, to_markdown
+from icemagic.display import Document, Lines, Part, Report, Shown, Table, count, filled, label, size, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,13 +88,15 @@ class ArrayDiff:
     max_abs: Any = None
     """Largest absolute difference."""
     max_rel: float | None = None
-    """Largest absolute difference relative to the first state, where that is not zero."""
+    """Largest absolute difference relative to the first state, where that is neither zero nor infinite."""
     max_at: Mapping[str, Any] | None = None
     """Where the largest absolute difference is: dimension to label, or to position where it has no coordinate."""
     mean: Any = None
     """Mean difference."""
     rmse: float | None = None
     """Root of the mean square difference."""
+    units: str | None = None
+    """What the array's attribute says of its unit."""
 
     @property
     def replaced_chunks(self) -> int:
@@ -111,6 +113,10 @@ class ArrayDiff:
         if self.status in ("added", "removed"):
             return []
         said = [f"{self.path} changed for {place}" for place in self.boxes]
+        if len(said) == 1 and not self.more_boxes and self.mean is not None:
+            shift = f"{_short(self.mean, sign='+')} {self.units or ''}".rstrip()
+            which = "the numbers among them " if self.nan_appeared or self.nan_vanished else ""
+            said = [f"{said[0]}: {count(self.changed_values or 0, 'value')}, {which}by {shift} on average"]
         return [*said, *([f"{self.path} changed in {count(self.more_boxes, 'more place')}"] * bool(self.more_boxes))]
 
 
@@ -177,13 +183,13 @@ class Diff(Shown):
         rows = [[getattr(array, column) for column in columns] for array in self.arrays]
         return pd.DataFrame(rows, columns=columns)
 
-    def to_json(self) -> str:
+    def to_json(self) -> Document:
         """Return everything as JSON; positions as pairs of start and stop, what is not finite as text."""
-        return json.dumps(_plain(self), indent=2, ensure_ascii=False)
+        return Document(json.dumps(_plain(self), indent=2, ensure_ascii=False), "json")
 
-    def to_markdown(self) -> str:
+    def to_markdown(self) -> Document:
         """Return what is shown as Markdown, for a report or a pull request."""
-        return to_markdown(self._report())
+        return Document(to_markdown(self._report()), "markdown")
 
     def parts(self) -> tuple[Part, ...]:
         """Return what stands below the summary, for reports that hold a diff."""
@@ -214,9 +220,9 @@ def _structure(array: ArrayDiff) -> tuple[str, ...]:
     return (
         array.path,
         array.status,
-        f"{array.changed_chunks:,} of {array.total_chunks:,}",
+        f"{array.changed_chunks:,} of {array.total_chunks:,}" if array.total_chunks else "",  # datasets have no chunks
         array.kinds(),
-        size(array.bytes),
+        size(array.bytes) if array.total_chunks or array.bytes else "",
         f"{array.identical_chunks:,}" if array.identical_chunks else "",
         "; ".join([*moved, *(change.words() for change in array.changes)]),
     )
@@ -241,8 +247,8 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.3g} %" if whole else ""
 
 
-def _short(value: Any) -> str:  # noqa: ANN401  a number, or the difference of two times
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: Any, *, sign: str = "") -> str:  # noqa: ANN401  a number, or the difference of two times
+    return "" if value is None else f"{value:{sign}.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a record holds, as JSON

@@ -10,8 +10,8 @@ import html
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,12 +50,20 @@ class Code:
     source: str
 
 
-Part = Table | Lines | Code
+@dataclass(frozen=True)
+class Verbatim:
+    """Text for another program, not indented; what reads it is named as HTML names the language of code."""
+
+    text: str
+    language: str
+
+
+Part = Table | Lines | Code | Verbatim
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a record shows: a title, then its parts in order."""
+    """What a record shows: a title, if it has one, then its parts in order."""
 
     title: str
     parts: tuple[Part, ...] = ()
@@ -75,6 +83,20 @@ class Shown(ABC):
         return to_html(self._report())
 
 
+@dataclass(frozen=True, repr=False)
+class Document(Shown):
+    """Text for another program: ``text`` and ``str()`` are all of it, what a notebook shows of a long one is cut."""
+
+    text: str
+    kind: Literal["json", "markdown"]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _report(self) -> Report:
+        return Report("", (Verbatim(self.text, self.kind),))
+
+
 def to_text(report: Report) -> str:
     """Render a report as plain text without trailing spaces."""
     lines: list[str] = []
@@ -86,15 +108,20 @@ def to_text(report: Report) -> str:
                 lines += _text_table(part)
             case Code():
                 lines += [f"    {line}" for line in part.source.split("\n")]
+            case Verbatim():
+                lines += part.text.split("\n")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def to_html(report: Report) -> str:
     """Render a report as one escaped HTML element."""
-    title, *rest = _trim(report)
-    assert isinstance(title, Lines)
-    pieces = [f"<strong>{html.escape(title.lines[0])}</strong>"]
-    for part in rest:
+    parts = _trim(report)
+    pieces = []
+    if report.title:
+        title = next(parts)
+        assert isinstance(title, Lines)
+        pieces.append(f"<strong>{html.escape(title.lines[0])}</strong>")
+    for part in parts:
         match part:
             case Lines():
                 pieces += [f"<div>{html.escape(line)}</div>" for line in part.lines]
@@ -102,6 +129,9 @@ def to_html(report: Report) -> str:
                 pieces.append(_html_table(part))
             case Code():
                 pieces.append(f"<pre><code>{html.escape(part.source)}</code></pre>")
+            case Verbatim():
+                code = f'<code class="language-{part.language}">'
+                pieces.append(f"<pre>{code}{html.escape(part.text)}</code></pre>")
     return f'<div class="icemagic">{"".join(pieces)}</div>'
 
 
@@ -123,10 +153,8 @@ def label(value: Any) -> str:  # noqa: ANN401  a label of any type
 
 def to_markdown(report: Report) -> str:
     """Render a report as Markdown, GitHub's tables included."""
-    title, *rest = _trim(report)
-    assert isinstance(title, Lines)
-    blocks = [f"**{_marked(title.lines[0])}**"]
-    for part in rest:
+    blocks = []
+    for part in _trim(replace(report, title="")):
         match part:
             case Lines():
                 blocks += ["\n".join(f"- {_marked(line)}" for line in part.lines)]
@@ -135,7 +163,9 @@ def to_markdown(report: Report) -> str:
                 blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
             case Code():
                 blocks.append("\n".join(f"    {line}" for line in part.source.split("\n")))
-    return "\n\n".join(filter(None, blocks))
+            case Verbatim():
+                blocks.append(f"```{part.language}\n{part.text}\n```")
+    return "\n\n".join([f"**{_marked(_clean(report.title))}**", *filter(None, blocks)])
 
 
 def _marked(text: str) -> str:
@@ -162,31 +192,44 @@ def count(number: int, noun: str) -> str:
 
 def _trim(report: Report) -> Iterator[Part]:
     """Yield the parts cleaned and cut; what no longer fits is counted in words."""
-    title = Lines((_clean(report.title),))
-    yield title
-    budget = HTML_BUDGET - _cost(title.lines)
+    budget = HTML_BUDGET
+    if report.title:
+        title = Lines((_clean(report.title),))
+        yield title
+        budget -= _cost(title.lines)
     for number, part in enumerate(report.parts):
         budget -= _PART_MARKUP
         if budget < 0:
             yield Lines((f"… and {count(len(report.parts) - number, 'more part')}",))
             return
-        match part:
-            case Lines():
-                shown, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
-                yield Lines(tuple(line for (line,) in shown))
-                if left := len(part.lines) - len(shown):
-                    yield Lines((f"… and {count(left, 'more line')}",))
-            case Table() if part.rows:
-                shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget)
-                if shown:
-                    yield Table(shown[0], tuple(shown[1:]))
-                if left := len(part.rows) - len(shown[1:]):
-                    yield Lines((f"… and {count(left, 'more row')}",))
-            case Code():
-                source, left, budget = _fit_code(part.source.expandtabs(4), budget)
-                yield Code(source)
-                if left:
-                    yield Lines((f"… and {count(left, 'more character')}",))
+        shown, left, budget = _fit_part(part, budget)
+        yield from shown
+        if left:
+            yield Lines((f"… and {left}",))
+
+
+def _fit_part(part: Part, budget: int) -> tuple[list[Part], str, int]:
+    """Return what is shown of a part, what was left out in words, and the budget that is left."""
+    match part:
+        case Lines():
+            shown, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
+            return [Lines(tuple(line for (line,) in shown))], _more(len(part.lines) - len(shown), "line"), budget
+        case Table() if part.rows:
+            shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget)
+            table = [Table(shown[0], tuple(shown[1:]))] if shown else []
+            return [*table], _more(len(part.rows) - len(shown[1:]), "row"), budget
+        case Code():
+            text, left, budget = _fit_text(part.source.expandtabs(4), budget, CODE_LIMIT)
+            return [Code(text)], _more(left, "character"), budget
+        case Verbatim():
+            text, left, budget = _fit_text(part.text, budget, len(part.text))
+            more = _more(left, "character")
+            return [Verbatim(text, part.language)], more and f"{more}: str() of it holds them all", budget
+    return [], "", budget
+
+
+def _more(number: int, noun: str) -> str:
+    return count(number, f"more {noun}") if number else ""
 
 
 def _fit(rows: list[tuple[str, ...]], budget: int) -> tuple[list[tuple[str, ...]], int]:
@@ -201,9 +244,9 @@ def _fit(rows: list[tuple[str, ...]], budget: int) -> tuple[list[tuple[str, ...]
     return shown, budget
 
 
-def _fit_code(source: str, budget: int) -> tuple[str, int, int]:
-    """Return the code that fits, how many characters were left out, and the budget that is left."""
-    keep = min(CODE_LIMIT, len(source))
+def _fit_text(source: str, budget: int, most: int) -> tuple[str, int, int]:
+    """Return the text that fits, how many characters were left out, and the budget that is left."""
+    keep = min(most, len(source))
     while True:
         shown = "\n".join(_printable(line) for line in source[:keep].split("\n"))
         if _cost((shown,)) <= budget or not keep:

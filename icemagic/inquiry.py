@@ -55,7 +55,7 @@ class Inquiry(Standpoint):
         Parameters
         ----------
         a, b : str, Version, store, path or xarray.Dataset, optional
-            A version, ``WORKING`` for the uncommitted changes, another open store, or a dataset in memory or in a netCDF
+            A version, ``WORKING`` for the uncommitted changes, another open store, a dataset, or the path of a netCDF
             file. A version alone is compared with the one before it, another thing with what the store holds now. The
             default is what the open transaction changed or, outside of one, what the newest commit changed.
         array : str, optional

@@ -24,16 +24,16 @@ from IPython.utils.process import arg_split  # type: ignore[attr-defined]  # its
 from IPython.utils.text import DollarFormatter
 from traitlets import Float
 
-from icemagic import commands, layout, provenance
+from icemagic import answers, commands, layout, provenance
 from icemagic.answers import ON_STORE
 from icemagic.cells import Body, HiddenFailureError, await_commit, compile_body
 from icemagic.commands import VERBS, CommandError, Help, Verb
 from icemagic.completion import Completer
 from icemagic.config import load_config
-from icemagic.display import Shown
+from icemagic.display import Shown, size
 from icemagic.errors import ConflictError, IcemagicError, StoreNotFoundError, TransactionError, did_you_mean
 from icemagic.guards import Checks
-from icemagic.progress import progress
+from icemagic.progress import COMPARING, progress
 from icemagic.provenance import Cell
 from icemagic.records import Committed, Note, OpenStores, Rehearsal
 from icemagic.savepoints import Savepoints
@@ -166,7 +166,7 @@ class IceMagic(Magics):
         return None if typed.endswith(";") else answer
 
     def _run(self, verb: Verb, arguments: argparse.Namespace) -> Shown:
-        if not verb.on_store or verb.name == "commit":
+        if not verb.on_store or verb.name in ("commit", "diff"):
             return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
         if verb.name == "config" and not self.open_stores():
             return load_config()
@@ -215,6 +215,12 @@ class IceMagic(Magics):
             return store.begun.rehearse(terms)
         cell = self.savepoints.cells(store.begun, self.running_cell())
         return store.commit(arguments.message, terms=terms, cell=cell)
+
+    def _do_diff(self, arguments: argparse.Namespace) -> Shown:
+        store = self._store(arguments.store)
+        store.compared = (0, 0)
+        with progress(lambda: _compared(store), words=COMPARING, after=self.progress_after):
+            return answers.diff(store, arguments, self._shell.user_ns)
 
     def _do_help(self, arguments: argparse.Namespace) -> Shown:
         if arguments.verb_asked is None:
@@ -302,7 +308,9 @@ class IceMagic(Magics):
             with _in_one_line():
                 txn = stack.enter_context(store.transaction(cell=cell))
             try:
-                with progress(lambda: store.bytes_written, after=self.progress_after):
+                with progress(
+                    lambda: size(store.bytes_written), words=("writing:", "wrote"), after=self.progress_after
+                ):
                     value = await body.run(self._shell)
                     with _in_one_line():
                         changes = txn.changes()
@@ -386,6 +394,11 @@ def _read_commit(verb: Verb, line: str) -> argparse.Namespace:
 def _paths(words: list[str]) -> tuple[str, ...]:
     """Return the paths among words, which spaces or commas separate."""
     return tuple(path.strip("/") for word in words for path in word.split(",") if path)
+
+
+def _compared(store: IcechunkStore) -> str:
+    done, total = store.compared
+    return f"{100 * done // max(1, total)} % of {total:,} values"
 
 
 def _rehearsed(txn: Transaction, terms: Terms) -> Rehearsal:

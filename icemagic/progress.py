@@ -1,4 +1,4 @@
-"""A line that shows that a long write goes on; short ones show nothing."""
+"""A line that shows that a long write or comparison goes on; short ones show nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 from IPython.display import DisplayHandle, display
 
-from icemagic.display import Lines, Report, Shown, size
+from icemagic.display import Lines, Report, Shown
+
+WRITING, COMPARING = ("writing:", "wrote"), ("comparing:", "compared")
+"""What is being done, and what was done at the end."""
 
 
 class _Line(Shown):
@@ -21,13 +24,15 @@ class _Line(Shown):
 
 
 @contextmanager
-def progress(written: Callable[[], int], *, after: float, every: float = 0.5) -> Iterator[None]:
-    """Show the bytes written so far and the time taken while the context is open.
+def progress(done: Callable[[], str], *, words: tuple[str, str], after: float, every: float = 0.5) -> Iterator[None]:
+    """Show what was done so far and the time taken while the context is open.
 
     Parameters
     ----------
-    written : callable
-        Returns the number of bytes written so far.
+    done : callable
+        Says how much was done so far.
+    words : tuple of str
+        What is being done, and what was done at the end.
     after : float
         Seconds that must pass before the line appears.
     every : float
@@ -36,16 +41,16 @@ def progress(written: Callable[[], int], *, after: float, every: float = 0.5) ->
     ended = threading.Event()
     started = time.perf_counter()
 
-    def words(state: str) -> _Line:
-        return _Line(f"{state} {size(written())} in {time.perf_counter() - started:.0f} s")
+    def line_of(state: str) -> _Line:
+        return _Line(f"{state} {done()} in {time.perf_counter() - started:.0f} s")
 
     def tick() -> None:
         if ended.wait(after):
             return
-        line: DisplayHandle = display(words("writing:"), display_id=True)
+        line: DisplayHandle = display(line_of(words[0]), display_id=True)
         while not ended.wait(every):
-            line.update(words("writing:"))
-        line.update(words("wrote"))
+            line.update(line_of(words[0]))
+        line.update(line_of(words[1]))
 
     # icechunk releases the interpreter while it writes, so a thread keeps ticking even during the commit itself.
     ticker = threading.Thread(target=tick, name="icemagic-progress", daemon=True)

@@ -88,7 +88,7 @@ class Standpoint(icechunk.IcechunkStore):
 
     @property
     def working(self) -> tuple[Side, Side] | None:
-        """What the open transaction stands on and its uncommitted changes, for a comparison; None where none is open."""
+        """The two sides of what the open transaction changed so far; None where none is open."""
         txn = self._transaction
         return txn.sides() if txn and not txn.version else None
 

@@ -1,7 +1,7 @@
 """Compares the values of one array in two states, block by block, each stored chunk read once per side.
 
 Two values are the same when they are equal, or both missing, or, where they are numbers and a tolerance is given, when
-``abs(b - a) <= atol + rtol * abs(a)``.
+``abs(b - a) <= atol + rtol * abs(a)``, which infinity never is.
 """
 
 from __future__ import annotations
@@ -74,11 +74,15 @@ class Tally:
         if changed is not None:
             self._keep(_parts(changed, start))
 
+    @property
+    def is_of_times(self) -> bool:
+        """Whether the differences are those of times."""
+        return isinstance(self.max_abs, np.timedelta64)
+
     def numbers(self) -> dict[str, Any]:
         """Return the counts and numbers by their names in the record of an array."""
         mean: Any = self._sum / self._count if self._count else None
-        times = isinstance(self.max_abs, np.timedelta64)
-        if times:
+        if self.is_of_times:
             mean = np.array(round(mean)).astype(self.max_abs.dtype)[()]
         return {
             "changed_values": self.changed,
@@ -87,7 +91,7 @@ class Tally:
             "max_abs": self.max_abs,
             "max_rel": self.max_rel,
             "mean": mean,
-            "rmse": sqrt(self._squares / self._count) if self._count and not times else None,
+            "rmse": sqrt(self._squares / self._count) if self._count and not self.is_of_times else None,
         }
 
     def _keep(self, found: list[Box]) -> None:
@@ -118,7 +122,9 @@ class Tally:
         """Say which differences are larger than the tolerance; those of times have none."""
         if old.dtype.kind in "mM" or not (self.tolerance.atol or self.tolerance.rtol):
             return np.ones(apart.shape, bool)
-        return np.abs(apart) > self.tolerance.atol + self.tolerance.rtol * np.abs(old)
+        with np.errstate(invalid="ignore"):  # infinity is near to nothing else, however large the tolerance
+            limit = self.tolerance.atol + self.tolerance.rtol * _magnitude(old)
+        return np.asarray(~np.isfinite(apart) | (np.abs(apart) > limit))
 
     def _measure(self, apart: Values, old: Values, new: Values, at: Values) -> None:
         """Take differences into account; `at` holds the position of each."""
@@ -133,10 +139,10 @@ class Tally:
         largest = _distance(old[most], new[most], size[most])
         if self.max_abs is None or largest > self.max_abs:
             self.max_abs, self.max_at = largest, tuple(map(int, at[most]))
-        if old.dtype.kind in "mM" or not (sized := old != 0).any():
+        if old.dtype.kind in "mM" or not (sized := (old != 0) & np.isfinite(old)).any():
             return
         with np.errstate(over="ignore", invalid="ignore"):
-            relative = float((size[sized] / np.abs(old[sized])).max())
+            relative = float((size[sized] / _magnitude(old[sized])).max())
         self.max_rel = max(relative, self.max_rel or 0.0)
 
 
@@ -172,6 +178,11 @@ def _apart(old: Values, new: Values) -> Values:
     wide = np.result_type(old.dtype, new.dtype, "f8")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(new.astype(wide) - old.astype(wide))
+
+
+def _magnitude(numbers: Values) -> Values:
+    """Return absolute values as floating point numbers: among integers, that of the smallest overflows."""
+    return np.abs(numbers.astype(np.result_type(numbers.dtype, "f8")))
 
 
 def _distance(old: Any, new: Any, size: Any) -> Any:  # noqa: ANN401  numbers of any kind

@@ -17,9 +17,11 @@ from icemagic.display import (
     CODE_LIMIT,
     ROW_LIMIT,
     Code,
+    Document,
     Lines,
     Report,
     Table,
+    Verbatim,
     count,
     size,
     to_html,
@@ -34,6 +36,7 @@ parts = st.one_of(
     rows.map(lambda table: Table(*table)),
     st.lists(words, max_size=5).map(lambda lines: Lines(tuple(lines))),
     st.text(max_size=200).map(Code),
+    st.text(max_size=200).map(lambda text: Verbatim(text, "json")),
 )
 reports = st.builds(Report, words, st.lists(parts, max_size=5).map(tuple))
 
@@ -161,6 +164,7 @@ HUGE = {
     "control characters": Report("t", (Code("\x00" * 1_000_000), Lines(("\u202e" * 1_000,) * 1_000))),
     "wide characters": Report("t", (Table(("日本",), (("雪" * 150,),) * 200),)),
     "tabs": Report("t", (Code("\t" * 100_000),)),
+    "text for a program": Report("", (Verbatim('{"a": "<b>"}\n' * 100_000, "json"),)),
 }
 
 
@@ -176,8 +180,8 @@ def test_html_stays_under_50_kb_and_is_quick_whatever_is_shown(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in HUGE if not kind.startswith(("a megabyte", "megabyte"))])
 def test_what_is_left_out_is_counted(kind):
-    assert re.search(r"… and [\d,]+ more (row|line|part|character)s?$", to_text(HUGE[kind]), re.MULTILINE)
-    assert re.search(r"… and [\d,]+ more (row|line|part|character)s?<", to_html(HUGE[kind]))
+    assert re.search(r"… and [\d,]+ more (row|line|part|character)s?(: .*)?$", to_text(HUGE[kind]), re.MULTILINE)
+    assert re.search(r"… and [\d,]+ more (row|line|part|character)s?(: .*)?<", to_html(HUGE[kind]))
 
 
 @settings(deadline=None)
@@ -197,6 +201,23 @@ def test_a_cell_at_the_limit_is_whole_and_one_over_it_is_cut():
 def test_code_at_the_limit_is_whole_and_one_over_it_is_counted():
     assert "more" not in to_text(Report("t", (Code("x" * CODE_LIMIT),)))
     assert to_text(Report("t", (Code("x" * (CODE_LIMIT + 1)),))).endswith("… and 1 more character")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" \n"), max_size=200))
+def test_a_document_is_shown_as_it_is(text):
+    document = Document(text, "json")
+    assert str(document) == document.text == text
+    assert repr(document) == "\n".join(line.rstrip() for line in text.split("\n"))
+    assert "".join(Reader(document._repr_html_()).texts) == text
+
+
+def test_a_long_document_is_whole_in_str_and_shown_cut_with_a_word_where_the_rest_is():
+    document = Document('{"a": "\x1b[31m"}\n' * 10_000, "markdown")
+    assert str(document) == document.text
+    assert repr(document).endswith("more characters: str() of it holds them all")
+    assert "\x1b" not in repr(document)
+    assert len(document._repr_html_().encode()) < 50_000
 
 
 @pytest.mark.parametrize(

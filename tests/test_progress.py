@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from icemagic.progress import progress
+from icemagic.display import size
+from icemagic.progress import WRITING, progress
 from shells import Typed, fresh_shell
 
 
@@ -33,7 +34,7 @@ def wait_for(text: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_short_context_shows_nothing_and_leaves_no_thread(shell: Typed, capsys: pytest.CaptureFixture[str]):
-    with progress(lambda: 1, after=60):
+    with progress(lambda: "1 B", words=WRITING, after=60):
         assert threads()
     assert capsys.readouterr().out == ""
     assert not threads()
@@ -41,7 +42,7 @@ def test_a_short_context_shows_nothing_and_leaves_no_thread(shell: Typed, capsys
 
 def test_a_long_context_shows_bytes_that_grow_and_a_last_word(shell: Typed, capsys: pytest.CaptureFixture[str]):
     written = 1000
-    with progress(lambda: written, after=0.01, every=0.01):
+    with progress(lambda: size(written), words=WRITING, after=0.01, every=0.01):
         wait_for("writing: 1 kB", capsys)
         written = 2_000_000
         wait_for("writing: 2 MB", capsys)
@@ -53,7 +54,7 @@ def test_a_long_context_shows_bytes_that_grow_and_a_last_word(shell: Typed, caps
 def test_an_exception_inside_ends_the_thread_and_passes(
     shell: Typed, capsys: pytest.CaptureFixture[str], error: type[BaseException]
 ):
-    with pytest.raises(error), progress(lambda: 0, after=0.01, every=0.01):
+    with pytest.raises(error), progress(lambda: "0 B", words=WRITING, after=0.01, every=0.01):
         wait_for("writing", capsys)
         raise error
     assert not threads()
