@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,13 @@ from icemagic import decoding, structure
 from icemagic.coordinates import Box, Labels, boxes, positions
 from icemagic.differences import ArrayDiff, Place
 from icemagic.nodes import Node, chunk_shape, total_chunks
-from icemagic.values import MOST_PLACES, Tally, Tolerance, blocks, shared_pieces
+from icemagic.values import MOST_PLACES, Tally, Tolerance, Values, batches, blocks, shared_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import icechunk
+    import zarr
+    from zarr.abc.store import Store
 
     Tick = Callable[[int], None]
 
@@ -30,7 +33,7 @@ Chunk = tuple[int, ...]
 class State:
     """One of the two states that are compared."""
 
-    store: icechunk.IcechunkStore
+    store: Store
     labels: Labels
 
 
@@ -213,20 +216,27 @@ def values(todo: Work, before: State, after: State, tolerance: Tolerance, tick: 
     import zarr
 
     pair, tally, dimensions = todo.pair, Tally(tolerance), len(todo.within)
-    places = ((before, pair.old_path), (after, pair.new_path))
-    sides = [zarr.open_array(state.store, path=path or "/", mode="r") for state, path in places]
-    for block in todo.blocks:
-        region = tuple(slice(side.start, side.stop) for side in block)
-        old, new = (np.atleast_1d(decoding.read(side, region)) for side in sides)
-        tally.add(old, new, [side.start for side in block] or [0])
-        tick(old.size)
+    sides = [
+        zarr.open_array(state.store, path=path or "/", mode="r")
+        for state, path in ((before, pair.old_path), (after, pair.new_path))
+    ]
+    with ThreadPoolExecutor() as pool:
+        for batch in batches(todo.blocks, tolerance.elements):
+            old, new = (list(pool.map(partial(_read, side), batch)) for side in sides)
+            for block, one, other in zip(batch, old, new, strict=True):
+                tally.add(one, other, [side.start for side in block] or [0])
+                tick(one.size)
     labels, path = after.labels, pair.new_path or "/"
-    shown = [box[:dimensions] for box in tally.places[:MOST_PLACES]]
+    places = [box[:dimensions] for box in tally.places()]
     return {
         "total_values": prod(map(len, todo.within)),
         "units": None if tally.is_of_times else pair.last.metadata.get("attributes", {}).get("units"),
         **tally.numbers(),
-        "boxes": tuple(Place(labels.words(path, box), box) for box in shown),
-        "more_boxes": len(tally.places[MOST_PLACES:]) + tally.more_places,
+        "boxes": tuple(Place(labels.words(path, box), box) for box in places[:MOST_PLACES]),
+        "more_boxes": len(places[MOST_PLACES:]) + tally.more_places,
         "max_at": None if tally.max_at is None else labels.point(path, tally.max_at[:dimensions]),
     }
+
+
+def _read(array: zarr.Array[Any], block: Box) -> Values:
+    return np.atleast_1d(decoding.read(array, tuple(slice(side.start, side.stop) for side in block)))

@@ -106,7 +106,8 @@ class Labels:
         found: dict[str, Any] = {}
         for name, length, position in zip(decoding.dimensions(array), array.shape, at, strict=True):
             label_at = self._coordinate(path, name, length)
-            found[name] = label_at(position) if label_at else position
+            value = label_at(position) if label_at else position
+            found[name] = value.item() if isinstance(value, np.number | np.str_ | np.bool_) else value
         return found
 
     def _coordinate(self, path: str, name: str, length: int) -> LabelAt | None:

@@ -266,7 +266,7 @@ def _record(pair: _Pair, shared: list[_Rows] | None, tally: Tally | None, other:
     if tally is None or shared is None:
         return [array]
     names = tuple(map(str, pair.new.dims))
-    places = [_in_second(box, shared) for box in tally.places[:MOST_PLACES]]
+    places = [_in_second(box, shared) for box in tally.places()]
     point = _in_second(tuple(range(at, at + 1) for at in tally.max_at), shared) if tally.max_at else ()
     return [
         replace(
@@ -274,8 +274,10 @@ def _record(pair: _Pair, shared: list[_Rows] | None, tally: Tally | None, other:
             **tally.numbers(),
             total_values=_size(shared),
             units=pair.new.attrs.get("units"),
-            boxes=tuple(Place(say(names, pair.new.shape, box, _coordinates(other)), box) for box in places),
-            more_boxes=len(tally.places[MOST_PLACES:]) + tally.more_places,
+            boxes=tuple(
+                Place(say(names, pair.new.shape, box, _coordinates(other)), box) for box in places[:MOST_PLACES]
+            ),
+            more_boxes=len(places[MOST_PLACES:]) + tally.more_places,
             max_at={name: _label(other, name, side.start) for name, side in zip(names, point, strict=True)}
             if tally.max_at
             else None,

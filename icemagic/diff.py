@@ -110,8 +110,9 @@ def compare(a: Side, b: Side, question: Question | None = None) -> Diff:
     pairs = _pairs(before, after, _moves(a, b, before, after))
     if question.selection:
         pairs = _selected(pairs, b, question)
-    pairs = _with_identical(pairs, a, b)
-    states = State(a.store, Labels(a.store)), State(b.store, Labels(b.store))
+    found = _identical(pairs, a, b)
+    pairs = [_with_identical(pair, found.same.get(_places(pair), set()), related=_related(a, b)) for pair in pairs]
+    states = _state(a, found.read[0]), _state(b, found.read[1])
     return Diff(
         a=a.name,
         b=b.name,
@@ -126,7 +127,7 @@ def rewritten(base: icechunk.Session, session: icechunk.Session) -> dict[str, se
     paths, stores = session.status().updated_chunks, (base.store, session.store)
     old, new = (sync(read_nodes(store, paths)) for store in stores)
     both = {(path, path): (old[path], new[path]) for path in old.keys() & new.keys()}
-    return {path: found for (path, _), found in identical.chunks(stores, both).items()}
+    return {path: found for (path, _), found in identical.chunks(stores, both).same.items()}
 
 
 # -- what to look at ---------------------------------------------------------------------------------------------------
@@ -234,48 +235,64 @@ def _region(b: Side, pair: Pair, selection: Selection) -> Box:
 # -- the answer --------------------------------------------------------------------------------------------------------
 
 
-def _with_identical(pairs: list[Pair], a: Side, b: Side) -> list[Pair]:
-    """Return the arrays with the chunks that were replaced by the same bytes.
+def _identical(pairs: list[Pair], a: Side, b: Side) -> identical.Found:
+    """Find the chunks that were replaced by the same bytes.
 
     Within one repository few chunks are looked at: those with different references hardly ever hold the same. In two
-    repositories all references differ, so all chunks of equal length are read, and what is the same was not replaced.
+    repositories all references differ, so all chunks of equal length are read.
     """
     both = {
         (pair.old_path, pair.new_path): (pair.old, pair.new)
         for pair in pairs
         if pair.old_path and pair.new_path and pair.old and pair.new
     }
-    stores = (a.store, b.store)
-    if _related(a, b):
-        same = identical.chunks(stores, both, most_bytes=identical.MOST_BYTES, most_chunks=identical.MOST_CHUNKS)
-        return [replace(pair, identical=frozenset(same.get(_places(pair), ()))) for pair in pairs]
-    same = identical.chunks(stores, both)
-    return [_with_equal(pair, same[_places(pair)]) if _places(pair) in same else pair for pair in pairs]
+    if not _related(a, b):
+        return identical.chunks((a.store, b.store), both)
+    return identical.chunks(
+        (a.store, b.store), both, most_bytes=identical.MOST_BYTES, most_chunks=identical.MOST_CHUNKS
+    )
 
 
-def _places(pair: Pair) -> tuple[str, str]:
-    return pair.old_path or "", pair.new_path or ""
-
-
-def _with_equal(pair: Pair, chunks: set[tuple[int, ...]]) -> Pair:
-    """Return an array in which some chunks have the same reference on both sides."""
+def _with_identical(pair: Pair, chunks: set[tuple[int, ...]], *, related: bool) -> Pair:
+    """Return an array with what is known of some chunks; what is the same in two repositories was not replaced."""
+    if related or not chunks:
+        return replace(pair, identical=frozenset(chunks))
     assert pair.old is not None
     assert pair.new is not None
     known = {**pair.old.chunks, **{at: pair.new.chunks[at] for at in chunks}}
     return replace(pair, old=replace(pair.old, chunks=known))
 
 
+def _state(side: Side, read: Mapping[str, bytes]) -> State:
+    return State(identical.Remembering(side.store, read) if read else side.store, Labels(side.store))
+
+
+def _places(pair: Pair) -> tuple[str, str]:
+    return pair.old_path or "", pair.new_path or ""
+
+
 def _arrays(pairs: list[Pair], states: tuple[State, State], question: Question) -> tuple[ArrayDiff, ...]:
     found = [(pair, *arraydiff.compare(pair)) for pair in pairs if pair.last.is_array]
-    found = [(pair, array, chunks) for pair, array, chunks in found if array.status != arraydiff.SAME]
     if question.values is None:
-        return tuple(replace(array, **arraydiff.places(pair, chunks, *states)) for pair, array, chunks in found)
+        return tuple(
+            replace(array, **arraydiff.places(pair, chunks, *states))
+            for pair, array, chunks in found
+            if array.status != arraydiff.SAME
+        )
     work = [(array, arraydiff.work(pair, chunks, question.values)) for pair, array, chunks in found]
     tick = _ticker(question, sum(todo.size for _, todo in work if todo))
-    return tuple(
+    compared = (
         replace(array, **arraydiff.values(todo, *states, question.values, tick)) if todo else array
         for array, todo in work
     )
+    return tuple(filter(None, map(_unless_same, compared)))
+
+
+def _unless_same(array: ArrayDiff) -> ArrayDiff | None:
+    """Return an array that differs; it may do so by an attribute alone that says what its numbers mean."""
+    if array.status != arraydiff.SAME:
+        return array
+    return replace(array, status="changed") if array.changed_values else None
 
 
 def _ticker(question: Question, total: int) -> Callable[[int], None]:

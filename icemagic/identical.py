@@ -6,14 +6,16 @@ first bytes differ no more than these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, compress
 from math import inf
 from typing import TYPE_CHECKING
 
-from zarr.abc.store import RangeByteRequest
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import WrapperStore
 
 from icemagic.nodes import Node, chunk_key, together
 
@@ -27,10 +29,21 @@ MOST_BYTES = 64_000_000
 MOST_CHUNKS = 256
 """Most chunks that it looks at for that."""
 _BEGINNING = 4_096
+_MOST_KEPT = 4_096
 
 Chunk = tuple[int, ...]
 Pair = tuple[str, str]
 """The paths of one array on both sides."""
+
+
+@dataclass
+class Found:
+    """What a look at the chunks of two sides found."""
+
+    same: dict[Pair, set[Chunk]] = field(default_factory=dict)
+    """The chunks of each array whose references differ and whose bytes do not."""
+    read: tuple[dict[str, bytes], dict[str, bytes]] = field(default_factory=lambda: ({}, {}))
+    """Small chunks of either side that were read as a whole and differ, so that nobody has to read them again."""
 
 
 def chunks(
@@ -39,8 +52,8 @@ def chunks(
     *,
     most_bytes: float = inf,
     most_chunks: float = inf,
-) -> dict[Pair, set[Chunk]]:
-    """Return the chunks of each array whose references differ and whose bytes do not.
+) -> Found:
+    """Find the chunks of each array that were replaced by the bytes that they had.
 
     Parameters
     ----------
@@ -53,17 +66,17 @@ def chunks(
     """
     alike = [(pair, at) for pair, (old, new) in nodes.items() for at in _alike(old, new)]
     upto = accumulate(nodes[pair][1].chunks[at][1] for pair, at in alike)
-    read = [place for place, total in zip(alike, upto, strict=True) if total <= most_bytes]
-    read = read if len(alike) <= most_chunks else []
+    looked_at = [place for place, total in zip(alike, upto, strict=True) if total <= most_bytes]
+    looked_at = looked_at if len(alike) <= most_chunks else []
+    found = Found()
     same = sync(
         together(
-            _same_bytes([chunk_key(path, at) for path in pair], nodes[pair][1].chunks[at][1], stores)
-            for pair, at in read
+            _same_bytes([chunk_key(path, at) for path in pair], nodes[pair][1].chunks[at][1], stores, found)
+            for pair, at in looked_at
         )
     )
-    found: dict[Pair, set[Chunk]] = {}
-    for pair, at in compress(read, same):
-        found.setdefault(pair, set()).add(at)
+    for pair, at in compress(looked_at, same):
+        found.same.setdefault(pair, set()).add(at)
     return found
 
 
@@ -75,12 +88,28 @@ def _alike(old: Node, new: Node) -> list[Chunk]:
     return sorted(at for at in both if old.chunks[at] != new.chunks[at] and old.chunks[at][1] == new.chunks[at][1])
 
 
-async def _same_bytes(keys: Iterable[str], length: int, stores: Stores) -> bool:
+async def _same_bytes(keys: Sequence[str], length: int, stores: Stores, found: Found) -> bool:
     """Whether two stores hold the same under a key each; where the beginnings differ, no more is read."""
-    places = list(zip(stores, keys, strict=True))
     for end in sorted({min(length, _BEGINNING), length}):
         part = RangeByteRequest(0, end)
-        one, other = [await store.get(key, default_buffer_prototype(), part) for store, key in places]
-        if one is None or other is None or one.to_bytes() != other.to_bytes():
+        held = [await store.get(key, default_buffer_prototype(), part) for store, key in zip(stores, keys, strict=True)]
+        one, other = (None if value is None else value.to_bytes() for value in held)
+        if one is None or other is None or one != other:
+            if one is not None and other is not None and end == length and len(found.read[0]) < _MOST_KEPT:
+                found.read[0][keys[0]], found.read[1][keys[1]] = one, other
             return False
     return True
+
+
+class Remembering(WrapperStore[Store]):
+    """A store that gives what was read already without reading it again."""
+
+    def __init__(self, store: Store, read: Mapping[str, bytes]) -> None:
+        super().__init__(store)
+        self._read = read
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return a value."""
+        if byte_range is None and key in self._read:
+            return prototype.buffer.from_bytes(self._read[key])
+        return await super().get(key, prototype, byte_range)

@@ -23,6 +23,7 @@ _SLAB = 65_536  # values compared at a time: they fit into a processor's cache
 _WORDS = (1, 2, 4, 8)
 MOST_PLACES = 6
 """Places of one array that a record names; further ones are counted."""
+_AT_ONCE = 16
 _MOST_RUNS = 8
 _MOST_KEPT = 2_000
 
@@ -54,9 +55,9 @@ class Tally:
     max_rel: float | None = None
     max_at: tuple[int, ...] | None = None
     """Position of the largest absolute difference."""
-    places: list[Box] = field(default_factory=list)
-    """Boxes around what differs; the gaps of one with many gaps lie inside."""
     more_places: int = 0
+    """How many boxes were left out, because they were very many."""
+    _places: list[Box] = field(default_factory=list)
     _count: int = 0
     _sum: Any = 0.0
     _squares: float = 0.0
@@ -72,7 +73,9 @@ class Tally:
             changed = np.zeros(a.shape, bool) if changed is None else changed
             changed[row : row + rows] = self._compare(one, other, (start[0] + row, *start[1:]))
         if changed is not None:
-            self._keep(_parts(changed, start))
+            self._places += _parts(changed, start)
+            if len(self._places) > 2 * _MOST_KEPT:
+                self.places()
 
     @property
     def is_of_times(self) -> bool:
@@ -94,10 +97,12 @@ class Tally:
             "rmse": sqrt(self._squares / self._count) if self._count and not self.is_of_times else None,
         }
 
-    def _keep(self, found: list[Box]) -> None:
-        self.places = joined(self.places + found)
-        self.more_places += len(self.places[_MOST_KEPT:])
-        del self.places[_MOST_KEPT:]
+    def places(self) -> list[Box]:
+        """Return boxes around what differs; the gaps of one with many gaps lie inside."""
+        self._places = joined(self._places)
+        self.more_places += len(self._places[_MOST_KEPT:])
+        del self._places[_MOST_KEPT:]
+        return self._places
 
     def _compare(self, a: Values, b: Values, start: tuple[int, ...]) -> Values:
         """Count what differs in a part, and return where."""
@@ -253,6 +258,18 @@ def _split(box: Box, most: int) -> Iterator[Box]:
     middle = side.start + len(side) // 2
     for half in (range(side.start, middle), range(middle, side.stop)):
         yield from _split((*box[:axis], half, *box[axis + 1 :]), most)
+
+
+def batches(found: Iterable[Box], most: int) -> Iterator[list[Box]]:
+    """Yield blocks together that hold few enough values to be read beside each other."""
+    batch: list[Box] = []
+    for block in found:
+        if batch and (len(batch) == _AT_ONCE or sum(prod(map(len, one)) for one in (*batch, block)) > most):
+            yield batch
+            batch = []
+        batch.append(block)
+    if batch:
+        yield batch
 
 
 def shared_pieces(one: Sequence[int], other: Sequence[int], most: int) -> tuple[int, ...]:
