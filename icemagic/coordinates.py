@@ -32,7 +32,14 @@ Selection = Mapping[str, tuple[str, str]]
 
 def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
     """Return disjoint boxes that hold exactly the given chunk numbers, few of them, in order."""
-    return joined([tuple(range(at, at + 1) for at in chunk) for chunk in sorted({tuple(chunk) for chunk in chunks})])
+    rows: list[Box] = []
+    for chunk in sorted({tuple(chunk) for chunk in chunks}):
+        start, last = tuple(range(at, at + 1) for at in chunk[:-1]), chunk[-1:]
+        if rows and last and rows[-1][:-1] == start and rows[-1][-1].stop == last[0]:
+            rows[-1] = (*start, range(rows[-1][-1].start, last[0] + 1))
+        else:
+            rows.append((*start, *(range(at, at + 1) for at in last)))
+    return joined(rows)
 
 
 def joined(found: list[Box]) -> list[Box]:

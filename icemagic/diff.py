@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import icechunk
@@ -238,7 +239,7 @@ def _region(b: Side, pair: Pair, selection: Selection) -> Box:
 def _identical(pairs: list[Pair], a: Side, b: Side) -> identical.Found:
     """Find the chunks that were replaced by the same bytes.
 
-    Within one repository few chunks are looked at: those with different references hardly ever hold the same. In two
+    Of two versions only few chunks are looked at, so that no data are read where many were replaced. Between two
     repositories all references differ, so all chunks of equal length are read.
     """
     both = {
@@ -248,9 +249,9 @@ def _identical(pairs: list[Pair], a: Side, b: Side) -> identical.Found:
     }
     if not _related(a, b):
         return identical.chunks((a.store, b.store), both)
-    return identical.chunks(
-        (a.store, b.store), both, most_bytes=identical.MOST_BYTES, most_chunks=identical.MOST_CHUNKS
-    )
+    committed = a.session.read_only and b.session.read_only
+    most_chunks = identical.MOST_CHUNKS if committed else inf
+    return identical.chunks((a.store, b.store), both, most_bytes=identical.MOST_BYTES, most_chunks=most_chunks)
 
 
 def _with_identical(pair: Pair, chunks: set[tuple[int, ...]], *, related: bool) -> Pair:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64_000_000
 """Most bytes of chunks that a comparison reads on each side to tell identical ones apart."""
-MOST_CHUNKS = 256
-"""Most chunks that it looks at for that."""
+MOST_CHUNKS = 64
+"""Most chunks of committed versions that it looks at for that."""
 _BEGINNING = 4_096
 _MOST_KEPT = 4_096
 

@@ -6,7 +6,7 @@ Two values are the same when they are equal, or both missing, or, where they are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from math import lcm, prod, sqrt
@@ -24,6 +24,7 @@ _WORDS = (1, 2, 4, 8)
 MOST_PLACES = 6
 """Places of one array that a record names; further ones are counted."""
 _AT_ONCE = 16
+_NUMBERS = "iufcmM"
 _MOST_RUNS = 8
 _MOST_KEPT = 2_000
 
@@ -109,18 +110,21 @@ class Tally:
         if not _comparable(a.dtype, b.dtype):
             self.changed += a.size
             return np.ones(a.shape, bool)
+        changed = np.asarray(a != b, bool)
         absent = _missing(a), _missing(b)
-        changed = np.asarray(a != b, bool) & ~(absent[0] & absent[1])
-        self.nan_appeared += int((absent[1] & ~absent[0]).sum())
-        self.nan_vanished += int((absent[0] & ~absent[1]).sum())
-        numbers = changed & ~(absent[0] | absent[1])
-        if a.dtype.kind in "iufcmM" and b.dtype.kind in "iufcmM" and numbers.any():
-            apart = _apart(a[numbers], b[numbers])
-            beyond = self._beyond(apart, a[numbers])
-            changed[numbers] = beyond
-            numbers[numbers] = beyond
-            self._measure(apart[beyond], a[numbers], b[numbers], np.argwhere(numbers) + np.asarray(start, int))
-        self.changed += int(changed.sum())
+        both = absent[0] & absent[1]
+        changed &= ~both
+        self.nan_vanished += int(np.count_nonzero(absent[0]) - np.count_nonzero(both))
+        self.nan_appeared += int(np.count_nonzero(absent[1]) - np.count_nonzero(both))
+        if a.dtype.kind in _NUMBERS and b.dtype.kind in _NUMBERS:
+            at = np.flatnonzero(changed & ~absent[0] & ~absent[1])
+            old, new = a.ravel()[at], b.ravel()[at]
+            apart = _apart(old, new)
+            if not (beyond := self._beyond(apart, old)).all():
+                changed.ravel()[at[~beyond]] = False
+                at, old, new, apart = at[beyond], old[beyond], new[beyond], apart[beyond]
+            self._measure(apart, old, new, lambda most: _position(int(at[most]), a.shape, start))
+        self.changed += int(np.count_nonzero(changed))
         return changed
 
     def _beyond(self, apart: Values, old: Values) -> Values:
@@ -131,8 +135,8 @@ class Tally:
             limit = self.tolerance.atol + self.tolerance.rtol * _magnitude(old)
         return np.asarray(~np.isfinite(apart) | (np.abs(apart) > limit))
 
-    def _measure(self, apart: Values, old: Values, new: Values, at: Values) -> None:
-        """Take differences into account; `at` holds the position of each."""
+    def _measure(self, apart: Values, old: Values, new: Values, where: Callable[[int], tuple[int, ...]]) -> None:
+        """Take differences into account; `where` tells the position of one."""
         if not apart.size:
             return
         size = np.abs(apart)
@@ -143,12 +147,16 @@ class Tally:
         most = int(size.argmax())
         largest = _distance(old[most], new[most], size[most])
         if self.max_abs is None or largest > self.max_abs:
-            self.max_abs, self.max_at = largest, tuple(map(int, at[most]))
+            self.max_abs, self.max_at = largest, where(most)
         if old.dtype.kind in "mM" or not (sized := (old != 0) & np.isfinite(old)).any():
             return
         with np.errstate(over="ignore", invalid="ignore"):
             relative = float((size[sized] / _magnitude(old[sized])).max())
         self.max_rel = max(relative, self.max_rel or 0.0)
+
+
+def _position(at: int, shape: tuple[int, ...], start: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(one) + first for one, first in zip(np.unravel_index(at, shape), start, strict=True))
 
 
 def _same_bits(a: Values, b: Values) -> bool:

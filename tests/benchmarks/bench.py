@@ -17,14 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import icechunk
+import numpy as np
 import xarray as xr
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from icemagic import IcechunkStore, preprocess_dataset
 from icemagic.provenance import Cell
 from icemagic.sample import gnss_day
 
 OBSERVATIONS = Path(__file__).parents[3] / "shared" / "data" / "rosalia_canopy_2025-001_00-06h.nc"
+DAY = 17_280  # epochs, one every 5 s
 HOUR = slice("2025-01-01T02:00", "2025-01-01T02:59:55")
 
 
@@ -176,6 +180,66 @@ def _with_commits(number: int) -> IcechunkStore:
     return IcechunkStore.open(repo)
 
 
+def comparing_chunks(folder: Path) -> Iterator[Result]:
+    store, values = IcechunkStore.create(folder / "store"), np.random.default_rng(1)
+    for message in ("first", "second"):
+        with store.transaction(message):
+            array = zarr.create_array(store, name="a", shape=(1000, 1000), chunks=(10, 10), dtype="f8", overwrite=True)
+            array[...] = values.random((1000, 1000)).round(3)
+    ours, _ = by_turns(lambda _: store.diff(), lambda _: None, 10)
+    yield Result("diff of 10,000 chunks, all of them replaced / 0.3 s", ours, 300, "ms", 1.0)
+
+
+def comparing_a_day_of_a_year(folder: Path) -> Iterator[Result]:
+    store = _a_year(folder)
+    day = slice(200 * DAY, 201 * DAY)
+    with store.transaction("calibrate a day"):
+        array = zarr.open_array(store, path="SNR", mode="r+")
+        array[day] = array[day] + np.float32(2)
+    (changed,) = store.diff(values=True).arrays
+    assert changed.changed_chunks == 1
+    assert changed.mean == 2
+
+    def versions() -> Iterator[icechunk.IcechunkStore]:
+        for ref in ("main~1", "main"):
+            yield store.repo.readonly_session(snapshot_id=store.resolve(ref)).store
+
+    def with_xarray(_: int) -> None:
+        for version in versions():
+            xr.open_zarr(version, consolidated=False, chunks=None)["SNR"].isel(epoch=day).load()
+
+    def with_zarr(_: int) -> None:
+        for version in versions():
+            zarr.open_array(version, path="SNR", mode="r")[day]
+
+    def ours(_: int) -> None:
+        store.diff(values=True)
+
+    yield Result("value diff of a day in a year / reading it twice, xarray", *by_turns(ours, with_xarray, 6), "ms", 1.3)
+    yield Result("the same / reading it twice, Zarr without decoding", *by_turns(ours, with_zarr, 12), "ms", 4.0)
+
+
+def _a_year(folder: Path) -> IcechunkStore:
+    """Return a store with a year of SNR in chunks of two days, which all hold the same."""
+    days = [gnss_day(date) for date in ("2025-01-01", "2025-01-02")]
+    store = IcechunkStore.create(folder / "year")
+    with store.transaction("a year"):
+        preprocess_dataset(xr.concat(days, "epoch").load())[["SNR"]].to_zarr(store)
+        snr, epoch = (zarr.open_array(store, path=path, mode="r+") for path in ("SNR", "epoch"))
+        first, step = int(epoch[0]), int(epoch[1] - epoch[0])
+        snr.resize((365 * DAY, snr.shape[1]))
+        epoch.resize((365 * DAY,))
+        epoch[:] = first + step * np.arange(365 * DAY)
+        sync(_repeat(store, "SNR/c/0/0", [f"SNR/c/{number}/0" for number in range(1, -(-365 // 2))]))
+    return store
+
+
+async def _repeat(store: IcechunkStore, key: str, others: list[str]) -> None:
+    value = await store.get(key, default_buffer_prototype())
+    for other in others:
+        await store.set(other, value)
+
+
 def importing(_: Path) -> Iterator[Result]:
     def run(package: str) -> Callable[[int], object]:
         return lambda _: subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
@@ -189,7 +253,16 @@ def main() -> int:
     over = False
     print(f"{'':66} {'icemagic':>10} {'other':>10}       ratio  limit")
     chosen = sys.argv[1:]
-    for benchmark in (writing_six_hours, one_chunk_commits, opening_and_reading, writing_a_day, log_of_many, importing):
+    for benchmark in (
+        writing_six_hours,
+        one_chunk_commits,
+        opening_and_reading,
+        writing_a_day,
+        log_of_many,
+        comparing_chunks,
+        comparing_a_day_of_a_year,
+        importing,
+    ):
         if chosen and benchmark.__name__ not in chosen:
             continue
         with tempfile.TemporaryDirectory() as folder:
