@@ -122,9 +122,8 @@ def _planned[Plan: Shown](
 
 def diff(store: IcechunkStore, given: argparse.Namespace, variables: Mapping[str, object]) -> Shown:
     """Compare what was typed: versions, stores and datasets in variables, netCDF files; last perhaps an array."""
-    first, *rest = given.what or [None]
-    left, right = history.split_range(first) if first else (None, None)
-    words = [word for word in (left, right, *rest) if word is not None]
+    left, right = history.split_range(given.a) if given.a else (None, None)
+    words = [word for word in (left, right, given.b, given.array) if word is not None]
     array = words.pop() if words and comparison.is_array(store, words[-1]) else None
     if len(words) > 2:  # noqa: PLR2004  the two sides
         raise CommandError(f"{words[2]!r} is one too many.", "Use A..B or A B, and perhaps the path of an array.")

@@ -45,7 +45,7 @@ class Argument:
         if self.is_option:
             return f"[{self.names[0]} {settings['metavar']}]"
         word = str(settings.get("metavar", self.names[0].upper()))
-        return f"[{word}]" if settings.get("nargs") in ("?", "*") else word
+        return f"[{word}]" if settings.get("nargs") == "?" else word
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,12 @@ VERBS: Mapping[str, Verb] = {
         Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),
         Verb(
             "diff",
-            "what differs between two versions (A..B, or one and the one before it), the open work (WORKING), another "
-            "store, a dataset or a netCDF file",
+            "what differs between two versions, or one and the one before it; also the open work (WORKING), stores, "
+            "datasets and netCDF files",
             (
-                _given("what", "A..B, A B, or A; then perhaps the path of an array", "ref", nargs="*"),
+                _given("a", "version, A..B, WORKING, store, dataset or file", "ref", nargs="?"),
+                _given("b", "the other side", "ref", nargs="?"),
+                _given("array", "path of the one array or group to compare; may also stand first or second", nargs="?"),
                 _given("--values", "compare values; only chunks that differ are read", action="store_true"),
                 _given("--atol", "absolute tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),
                 _given("--rtol", "relative tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),

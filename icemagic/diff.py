@@ -221,7 +221,8 @@ def _selected(pairs: list[Pair], b: Side, question: Question) -> list[Pair]:
         nodes = sync(read_nodes(b.store, node_paths(b.store))).values()
         known = {name for node in nodes if node.is_array for name in node.metadata.get("dimension_names") or () if name}
         if unknown := wanted - known:
-            raise SelectionError(f"No array has a dimension {min(unknown)!r}.", did_you_mean(min(unknown), known))
+            hint = did_you_mean(min(unknown), known) or "None has a dimension with a name."
+            raise SelectionError(f"No array has a dimension {min(unknown)!r}.", hint)
     return [replace(pair, within=_region(b, pair, question.selection)) for pair in fitting if pair.new]
 
 

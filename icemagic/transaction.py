@@ -196,8 +196,8 @@ class Transaction:
 
     def sides(self) -> tuple[diff.Side, diff.Side]:
         """Return the version that the transaction stands on, and its uncommitted changes, for a comparison."""
-        before = diff.Side(short(self.base), self.repo, self._before)
-        return before, diff.Side(diff.UNCOMMITTED, self.repo, self.plain)
+        after = diff.Side(diff.UNCOMMITTED, self.repo, self.plain)
+        return diff.Side(short(self.base), self.repo, self.plain if self.version else self._before), after
 
     def changes(self) -> Diff:
         """Return what was changed so far; chunks that got the bytes they had before are told apart."""

@@ -194,6 +194,13 @@ VERBS: dict[str, Callable[[IcechunkStore], Any]] = {
     "diff main~2 main": lambda s: s.diff("main~2", "main"),
     "diff ..v1": lambda s: s.diff("HEAD", "v1"),
     "diff v1..@{0 days ago}": lambda s: s.diff("v1", "@{0 days ago}"),
+    "diff --values": lambda s: s.diff(values=True),
+    "diff main~1..main / --atol 1": lambda s: s.diff("main~1", "main", "/", atol=1),
+    "diff main~1 main / --rtol 1e-3": lambda s: s.diff("main~1", "main", "/", rtol=1e-3),
+    "diff main /": lambda s: s.diff("main", array="/"),
+    "diff /": lambda s: s.diff(array="/"),
+    "diff --json": lambda s: s.diff().to_json(),
+    "diff --md --values": lambda s: s.diff(values=True).to_markdown(),
     "tree": lambda s: s.tree(),
     "tag": lambda s: s.tags(),
     "tag v2": lambda s: s.tag("v2"),
@@ -225,6 +232,19 @@ def test_a_verb_returns_what_the_method_of_the_store_returns(three: Typed, line:
     if "new" in twin.repo.list_branches():
         twin.repo.delete_branch("new")
     assert str(typed) == str(VERBS[line](twin))
+
+
+def test_a_diff_takes_stores_and_datasets_by_their_variable_and_files_by_their_path(shell: Typed):
+    store = shell.open_memory()
+    shell.get('%%commit "first"', "ds = xr.Dataset({'a': ('x', np.arange(4.0))})", "ds.to_zarr(store)")
+    shell.get("ds = ds + 1", "a = ds.a", "ds.to_netcdf('ds.nc')", "%icechunk create memory:other-diff --as other")
+    shell.get('%%commit "second" --store other', "ds.to_zarr(other)")
+    for sides in ("main ds", "ds", "main ds.nc", "ds.nc", "main other", "other", "main ds a", "main ds.nc a"):
+        (found,) = shell.get(f"%ice diff {sides} --store store --values").arrays
+        assert (found.path, found.changed_values, found.mean) == ("a", 4, 1), sides
+    assert [one.mean for one in shell.get("%ice diff ds main --store store").arrays] == [-1]
+    assert store.diff(array="a").arrays[0].status == "added"
+    assert shell.get("%ice diff a --store store").arrays[0].status == "added"  # the array, not the variable
 
 
 def test_every_verb_on_a_store_is_tried():
@@ -428,6 +448,13 @@ MISTAKES = [
     "%ice diff a b c",
     "%ice diff v1..main dev",
     "%ice diff v1..nope",
+    "%ice diff nope",
+    "%ice diff main nothing.nc",
+    "%ice diff WORKING",
+    "%ice diff --atol much",
+    "%ice diff --sel time",
+    "%ice diff --sel time=1",
+    "%ice diff main np",
     "%ice tag v1",
     "%ice tag 'a b'",
     "%ice tag v9 nope",

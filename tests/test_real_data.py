@@ -107,3 +107,26 @@ def test_the_receivers_meet_on_their_common_signals(store: IcechunkStore, source
     assert found.sizes["sid"] > 0
     for name in RECEIVERS:
         np.testing.assert_array_equal(found[name].values, expected[name].values)
+
+
+def test_a_shift_of_one_satellite_for_one_hour_is_said_in_words(sources: dict[str, xr.Dataset], tmp_path: Path) -> None:
+    store = IcechunkStore.create(tmp_path / "store")
+    ready = preprocess_dataset(sources["reference"])
+    hour = slice("2025-01-01T02:00", "2025-01-01T02:59:55")
+    seen = ready.SNR.sel(epoch=hour).notnull().all("epoch")
+    signals = [sid for sid in ready.sid.values[seen.values] if sid.startswith("G09|")]
+    assert len(signals) == 3
+    with store.transaction("six hours"):
+        ready.to_zarr(store)
+    ready.SNR.loc[{"epoch": hour, "sid": signals}] += 2
+    with store.transaction("calibrate G09"):
+        ready[["SNR"]].drop_vars(["epoch", "sid"]).to_zarr(store, mode="r+")
+    found = store.diff(values=True)
+    (snr,) = found.arrays
+    assert found.summary().startswith("1 array changed, 2,160 values, 1 chunk, ")
+    place = f"epoch 2025-01-01T02:00 … 02:59:55, sid {signals[0]} … {signals[-1]}"
+    assert snr.where() == [f"SNR changed for {place}: 2,160 values, by +2 dB-Hz on average"]
+    assert (snr.nan_appeared, snr.nan_vanished) == (0, 0)
+    assert snr.max_abs == pytest.approx(2, abs=1e-5)
+    assert snr.max_at["sid"] in signals
+    assert store.diff(atol=2.1).arrays[0].changed_values == 0
