@@ -205,7 +205,7 @@ class Diff(Shown):
                 [_structure(array) for array in self.arrays],
             ),
             filled(
-                ("array", "values changed", "share", "NaN", "mean", "RMSE", "largest", "where", "largest relative"),
+                ("array", "values changed", "NaN", "mean", "RMSE", "largest", "where", "largest relative"),
                 [_numbers(array) for array in self.arrays if array.changed_values is not None],
             ),
             Table(("attributes of", "what changed"), tuple(edits)),
@@ -220,7 +220,7 @@ def _structure(array: ArrayDiff) -> tuple[str, ...]:
     return (
         array.path,
         array.status,
-        f"{array.changed_chunks:,} of {array.total_chunks:,}" if array.total_chunks else "",  # datasets have no chunks
+        _part(array.changed_chunks, array.total_chunks) if array.total_chunks else "",  # datasets have no chunks
         array.kinds(),
         size(array.bytes) if array.total_chunks or array.bytes else "",
         f"{array.identical_chunks:,}" if array.identical_chunks else "",
@@ -232,8 +232,7 @@ def _numbers(array: ArrayDiff) -> tuple[str, ...]:
     missing = {"appeared": array.nan_appeared, "vanished": array.nan_vanished}
     return (
         array.path,
-        f"{array.changed_values:,} of {array.total_values:,}",
-        _share(array.changed_values or 0, array.total_values or 0),
+        _part(array.changed_values or 0, array.total_values or 0),
         ", ".join(f"{number:,} {what}" for what, number in missing.items() if number),
         _short(array.mean),
         _short(array.rmse),
@@ -243,8 +242,8 @@ def _numbers(array: ArrayDiff) -> tuple[str, ...]:
     )
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.3g} %" if whole else ""
+def _part(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({100 * part / max(1, whole):.3g} %)"
 
 
 def _short(value: Any, *, sign: str = "") -> str:  # noqa: ANN401  a number, or the difference of two times

@@ -495,7 +495,7 @@ def test_text_html_markdown_json_and_table_hold_the_same_facts(store: IcechunkSt
     write(store, shifted(snr()))
     found = store.diff(values=True)
     for shown in (str(found), found._repr_html_(), found.to_markdown().text.replace("\\", "")):
-        for fact in (SAID, "1 of 4", "1 replaced", "2 of 72", "2.78 %", "epoch 2025-01-01T10:00, sid G02|L1|C"):
+        for fact in (SAID, "1 of 4 (25 %)", "1 replaced", "2 of 72 (2.78 %)", "epoch 2025-01-01T10:00, sid G02|L1|C"):
             assert fact in shown
     held = json.loads(found.to_json().text)["arrays"][0]
     row = found.to_dataframe().iloc[0]

@@ -247,6 +247,17 @@ def test_a_diff_takes_stores_and_datasets_by_their_variable_and_files_by_their_p
     assert shell.get("%ice diff a --store store").arrays[0].status == "added"  # the array, not the variable
 
 
+def test_a_long_comparison_says_how_far_it_is(shell: Typed, capsys: pytest.CaptureFixture[str]):
+    shell.open_memory()
+    for value in (1.0, 2.0):
+        cell = f"xr.Dataset({{'a': ('x', np.full(20_000_000, {value}))}}).to_zarr(store, mode='w')"
+        shell.get(f'%%commit "{value}"', cell)
+    capsys.readouterr()
+    shell.get("%config IceMagic.progress_after = 0.01", "found = %ice diff --values")
+    assert re.search(r"^compared 100 % of 20,000,000 values in \d+ s$", capsys.readouterr().out, re.MULTILINE)
+    assert shell["found"].arrays[0].changed_values == 20_000_000
+
+
 def test_every_verb_on_a_store_is_tried():
     elsewhere = {
         found
