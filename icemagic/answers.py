@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from icemagic import history
 from icemagic.commands import CommandError
 from icemagic.coordinates import parse_selection
+from icemagic.display import Document
 from icemagic.standing import Demand
 
 if TYPE_CHECKING:
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 
 _shown: WeakKeyDictionary[icechunk.Repository, dict[str, tuple[dict[str, Any], Any]]] = WeakKeyDictionary()
 """The plans of each repository that were shown and not yet applied, with what was asked."""
+
+
+def _log(store: IcechunkStore, given: argparse.Namespace) -> Shown:
+    found = store.log(
+        given.limit,
+        given.ref,
+        author=given.author,
+        grep=given.grep,
+        since=given.since,
+        until=given.until,
+        path=[path for paths in given.path for path in paths.split(",")],
+        all=given.all,
+        graph=given.graph,
+    )
+    return Document(found.to_json(), "json") if given.json else found
 
 
 def _tag(store: IcechunkStore, given: argparse.Namespace) -> Shown:
@@ -133,7 +149,7 @@ def _two_versions(a: str, b: str | None) -> tuple[str, str | None]:
 
 ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "status": lambda store, _: store.status(),
-    "log": lambda store, given: store.log(limit=given.limit, ref=given.ref),
+    "log": _log,
     "show": lambda store, given: store.show(given.ref),
     "diff": lambda store, given: store.diff(*_two_versions(given.a, given.b)),
     "tree": lambda store, _: store.tree(),

@@ -91,6 +91,7 @@ _MESSAGE = _given("message", "what the commit is about, in quotes", metavar='"me
 _NEEDED_REF = _given("ref", "version", "ref")
 _ARRAY = _given("array", "path of an array or group; default: everything", nargs="?")
 _YES = _given("--yes", "do exactly what the plan shown last says", action="store_true")
+_JSON = _given("--json", "text for another program: id, refs, time, author, message, parents", action="store_true")
 _MANY: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "ARRAY"}
 
 COMMIT_OPTIONS = (
@@ -152,15 +153,29 @@ VERBS: Mapping[str, Verb] = {
         Verb("status", "where the store stands, what is not committed, whether it would conflict, what to do next"),
         Verb(
             "log",
-            "the versions, newest first",
+            "the versions, newest first: all, or those that one wrote, say or touch something",
             (
                 _REF,
                 Argument(
                     ("-n", "--limit"),
-                    "how many",
+                    "how many are listed",
                     "nothing",
                     (("type", _at_least_one), ("default", 20), ("metavar", "N")),
                 ),
+                _given("--author", "regular expression that the author's name holds", metavar="NAME", default=""),
+                _given("--grep", "regular expression that the message holds", metavar="TEXT", default=""),
+                _given("--since", "as old as this date or newer, such as 2024-05-01 or '2 days ago'", metavar="DATE"),
+                _given("--until", "as old as this date or older; a day means its start", metavar="DATE"),
+                _given(
+                    "--path",
+                    "array or group that was touched, or something in it, wherever it lay then; may be repeated",
+                    metavar="ARRAY",
+                    action="append",
+                    default=[],
+                ),
+                _given("--all", "list what all branches and tags hold", action="store_true"),
+                _given("--graph", "draw the lines between versions, and list what was merged in", action="store_true"),
+                _JSON,
             ),
         ),
         Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),

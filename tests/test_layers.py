@@ -23,9 +23,10 @@ FLOORS = {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
+        "logs", "touches",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads", "writing"},
+               "latereads", "writing", "graph"},
     "cellar": {"records", "differences", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}

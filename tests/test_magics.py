@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import servers
 from icemagic import IcechunkStore, commands, errors, magics, provenance
-from icemagic.display import Shown
+from icemagic.display import Document, Shown
 from icemagic.errors import IcemagicError
 from icemagic.magics import IceError
 from shells import WRITE, Typed, fresh_shell, tip
@@ -183,6 +183,11 @@ VERBS: dict[str, Callable[[IcechunkStore], Any]] = {
     "log -n 2": lambda s: s.log(limit=2),
     "log --limit 1 v1": lambda s: s.log(limit=1, ref="v1"),
     "log dev": lambda s: s.log(ref="dev"),
+    "log dev --all --graph": lambda s: s.log(ref="dev", all=True, graph=True),
+    "log --author . --grep 'T(W|H)' --since 2020-01-01": lambda s: s.log(author=".", grep="T(W|H)", since="2020-01-01"),
+    "log --until '2 days ago'": lambda s: s.log(until="2 days ago"),
+    "log --path / -n 2": lambda s: s.log(path="/", limit=2),
+    "log --json": lambda s: Document(s.log().to_json(), "json"),
     "show": lambda s: s.show(),
     "show main~1": lambda s: s.show("main~1"),
     "show @{now}": lambda s: s.show("@{now}"),
@@ -418,6 +423,11 @@ MISTAKES = [
     "%ice log a b",
     "%ice log nope",
     "%ice log --lim 3",
+    "%ice log --author (",
+    "%ice log --grep '*'",
+    "%ice log --since soon",
+    "%ice log --path nope",
+    "%ice log --path",
     "%ice show nope~1",
     "%ice show main~99",
     "%ice show @{nope}",
