@@ -151,6 +151,7 @@ ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "status": lambda store, _: store.status(),
     "log": _log,
     "show": lambda store, given: store.show(given.ref),
+    "code": lambda store, given: store.code(given.ref),
     "diff": lambda store, given: store.diff(*_two_versions(given.a, given.b)),
     "tree": lambda store, _: store.tree(),
     "tag": _tag,

@@ -179,6 +179,8 @@ VERBS: Mapping[str, Verb] = {
             ),
         ),
         Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),
+        Verb("code", "the source of the cell that made a version", (_REF,)),
+        Verb("replay", "put the cell that made a version into a new cell, where nothing runs by itself", (_REF,)),
         Verb(
             "diff",
             "what differs between two versions: A..B, A B, or one version and the one before it",

@@ -11,6 +11,7 @@ from icemagic.differences import Diff
 from icemagic.errors import UnknownVersionError
 from icemagic.records import Exhibit, Log, Version, short
 from icemagic.show import show
+from icemagic.sources import CellCode, code
 from icemagic.standpoint import Standpoint
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Inquiry(Standpoint):
     def show(self, ref: str | Version = "HEAD") -> Exhibit:
         """Return one version in full: its message, what it changed and how it came about."""
         return show(self.repo, self.resolve(ref))
+
+    def code(self, ref: str | Version = "HEAD") -> CellCode:
+        """Return the source of the cell that made a version."""
+        return code(self.repo, self.resolve(ref))
 
     def diff(self, a: str | Version = "HEAD", b: str | Version | None = None) -> Diff:
         """Compare two versions in structure and chunks, in any order and on any branches.

@@ -12,7 +12,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from icemagic.guards import Checks
 from icemagic.progress import progress
 from icemagic.provenance import Cell
 from icemagic.records import Committed, Note, OpenStores, Rehearsal
+from icemagic.redaction import REDACTED
 from icemagic.savepoints import Savepoints
 from icemagic.store import IcechunkStore
 from icemagic.transaction import Terms, Transaction
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
     from icemagic.merge import Side
 
+_OF_THE_SHELL = ("commit", "replay")
+"""Verbs on a store that need the shell, too."""
 _TRIES = 5
 DEFAULT_NAME = "store"
 """Variable to which a store is bound unless ``--as`` says otherwise."""
@@ -166,7 +170,7 @@ class IceMagic(Magics):
         return None if typed.endswith(";") else answer
 
     def _run(self, verb: Verb, arguments: argparse.Namespace) -> Shown:
-        if not verb.on_store or verb.name == "commit":
+        if not verb.on_store or verb.name in _OF_THE_SHELL:
             return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
         if verb.name == "config" and not self.open_stores():
             return load_config()
@@ -215,6 +219,19 @@ class IceMagic(Magics):
             return store.begun.rehearse(terms)
         cell = self.savepoints.cells(store.begun, self.running_cell())
         return store.commit(arguments.message, terms=terms, cell=cell)
+
+    def _do_replay(self, arguments: argparse.Namespace) -> Shown:
+        found = self._store(arguments.store).code(arguments.ref)
+        source, version = found.runnable(), found.version
+        hints = ["nothing was run: read it, then run it"]
+        if found.origin.magic == commands.CELL.name:
+            source = f"{_commit_line(version.message, arguments.store)}\n{source}"
+        if version.checks:
+            hints.append(f"it was committed with checks, whose options are not repeated: {version.checks}")
+        if found.is_redacted or REDACTED in version.message:
+            hints.append(f"secrets were not recorded: fill in what {REDACTED} stands for")
+        self._shell.set_next_input(source, replace=False)
+        return Note(f"the next cell is the one that made {version.summary()}", tuple(hints))
 
     def _do_help(self, arguments: argparse.Namespace) -> Shown:
         if arguments.verb_asked is None:
@@ -271,7 +288,8 @@ class IceMagic(Magics):
                 )
             terms = self._terms(arguments)
         body = compile_body(self._shell, cell)
-        running = self._tries(store, arguments, terms, body, self._cell(cell.strip("\n")))
+        recorded = replace(self._cell(cell.strip("\n")), magic=commands.CELL.name)
+        running = self._tries(store, arguments, terms, body, recorded)
         if body.awaits:
             return running  # awaited by the rewritten cell
         try:
@@ -381,6 +399,22 @@ def _read_commit(verb: Verb, line: str) -> argparse.Namespace:
             "A commit needs a message in quotes.", f'For example: {commands.typed_name(verb)} "Add 2025-01-01"'
         )
     return commands.parser(verb).parse_args([*_words(found["rest"]), "--", found["message"]])
+
+
+def _commit_line(message: str, store: str | None) -> str:
+    """Return the line of a ``%%commit`` cell with a message; some messages must stand between single quotes.
+
+    Raises
+    ------
+    CommandError
+        When no quotes give the message back.
+    """
+    for mark in ('"', "'"):
+        line = f"{mark}{message}{mark}{f' --store {store}' if store else ''}"
+        with suppress(CommandError):
+            if _read_commit(commands.CELL, line).message == message:
+                return f"{commands.CELL.name} {line}"
+    raise CommandError(f"No {commands.CELL.name} line can hold the message {message!r}.", "%ice code shows the cell.")
 
 
 def _paths(words: list[str]) -> tuple[str, ...]:

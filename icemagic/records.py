@@ -223,6 +223,8 @@ class Origin(Shown):
     """Source of the cell, with secrets redacted."""
     source_hash: str | None = None
     """Hash of that source; the source itself may be gone when the version that held it expired."""
+    magic: str = ""
+    """The cell magic whose body the source is, such as ``%%commit``; empty for a whole cell."""
 
     def parts(self) -> tuple[Part, ...]:
         """Return the facts and the cell, for reports that hold an origin."""

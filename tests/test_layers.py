@@ -23,7 +23,7 @@ FLOORS = {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
-        "logs", "touches",
+        "logs", "touches", "sources",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
                "latereads", "writing", "graph"},
