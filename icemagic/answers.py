@@ -12,6 +12,7 @@ from icemagic import history
 from icemagic.commands import CommandError
 from icemagic.coordinates import parse_selection
 from icemagic.display import Document
+from icemagic.lines import paths
 from icemagic.standing import Demand
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _log(store: IcechunkStore, given: argparse.Namespace) -> Shown:
         grep=given.grep,
         since=given.since,
         until=given.until,
-        path=[path for paths in given.path for path in paths.split(",")],
+        path=paths(given.path),
         all=given.all,
         graph=given.graph,
     )

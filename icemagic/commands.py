@@ -43,7 +43,8 @@ class Argument:
         if self.is_switch:
             return f"[{self.names[0]}]"
         if self.is_option:
-            return f"[{self.names[0]} {settings['metavar']}]"
+            typed = f"{self.names[0]} {settings['metavar']}"
+            return typed if settings.get("required") else f"[{typed}]"
         word = str(settings.get("metavar", self.names[0].upper()))
         return f"[{word}]" if settings.get("nargs") == "?" else word
 
@@ -314,6 +315,19 @@ CELL = Verb(
 )
 """The cell magic, which takes what ``%ice commit`` takes, and ``--retry``."""
 
+BISECT = Verb(
+    "%%bisect",
+    "the cell is a test: find the first version that fails it, by halving",
+    (
+        _given("--good", "version that passes, an ancestor of the bad one", "ref", metavar="REF", required=True),
+        _given("--bad", "version that fails; default: where the store stands", "ref", metavar="REF", default="HEAD"),
+    ),
+)
+"""The cell magic that looks for a version."""
+
+CELLS: Mapping[str, Verb] = {"commit": CELL, "bisect": BISECT}
+"""The cell magics by their names."""
+
 _OPTIONS = 2
 
 
@@ -333,7 +347,7 @@ def parser(verb: Verb) -> argparse.ArgumentParser:
 
 def typed_name(verb: Verb) -> str:
     """Return how a verb begins."""
-    return verb.name if verb is CELL else f"%ice {verb.name}"
+    return verb.name if verb in CELLS.values() else f"%ice {verb.name}"
 
 
 def usage(verb: Verb) -> str:
@@ -351,8 +365,7 @@ class Help(Shown):
 
     def _report(self) -> Report:
         if self.verb is None:
-            rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-            rows.append((usage(CELL), CELL.help))
+            rows = [(usage(verb), verb.help) for verb in (*VERBS.values(), *CELLS.values())]
             return Report("icemagic: version control for arrays", (Table(("type", "to"), tuple(rows)),))
         rows = [(", ".join(argument.names), argument.help) for argument in self.verb.everything]
         return Report(usage(self.verb), (Lines((self.verb.help,)), Table(("argument", "meaning"), tuple(rows))))
@@ -360,6 +373,5 @@ class Help(Shown):
 
 def readme_table() -> str:
     """Return the table of verbs as Markdown, for the README."""
-    rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-    rows.append((usage(CELL), CELL.help))
+    rows = [(usage(verb), verb.help) for verb in (*VERBS.values(), *CELLS.values())]
     return "\n".join(["| type | to |", "|---|---|", *(f"| `{typed}` | {help_} |" for typed, help_ in rows)])

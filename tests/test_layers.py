@@ -17,13 +17,14 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 # Highest first. A module imports from lower floors, or from its own floor as long as nothing leads back.
 FLOORS = {
     "door": {"__init__"},
-    "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
+    "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "lines", "trials",
+               "widgets"},
     "place": {"store", "workbench", "inquiry", "standpoint"},
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
-        "logs", "touches", "sources",
+        "logs", "touches", "sources", "bisection",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
                "latereads", "writing", "graph"},

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import servers
-from icemagic import IcechunkStore, commands, errors, magics, provenance
+from icemagic import IcechunkStore, commands, errors, lines, magics, provenance
 from icemagic.display import Document, Shown
 from icemagic.errors import IcemagicError
 from icemagic.magics import IceError
@@ -83,7 +83,7 @@ def test_any_line_survives_between_quotes_unless_options_seem_to_follow_a_quote_
     message: str, options: str, mark: str
 ):
     assume(not re.search(rf"{mark}\s+--", message))
-    read = magics._read_commit(commands.CELL, f"{mark}{message}{mark}{options}")
+    read = lines.read_commit(commands.CELL, f"{mark}{message}{mark}{options}")
     assert (read.message, read.store) == (message, "other" if options else None)
 
 
