@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 from icemagic import comparison, history
 from icemagic.commands import CommandError
 from icemagic.coordinates import parse_selection
+from icemagic.display import Document
+from icemagic.lines import paths
 from icemagic.standing import Demand
 
 if TYPE_CHECKING:
@@ -22,6 +24,21 @@ if TYPE_CHECKING:
 
 _shown: WeakKeyDictionary[icechunk.Repository, dict[str, tuple[dict[str, Any], Any]]] = WeakKeyDictionary()
 """The plans of each repository that were shown and not yet applied, with what was asked."""
+
+
+def _log(store: IcechunkStore, given: argparse.Namespace) -> Shown:
+    found = store.log(
+        given.limit,
+        given.ref,
+        author=given.author,
+        grep=given.grep,
+        since=given.since,
+        until=given.until,
+        path=paths(given.path),
+        all=given.all,
+        graph=given.graph,
+    )
+    return Document(found.to_json(), "json") if given.json else found
 
 
 def _tag(store: IcechunkStore, given: argparse.Namespace) -> Shown:
@@ -146,8 +163,9 @@ def _moment(text: str | None) -> datetime | None:
 
 ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "status": lambda store, _: store.status(),
-    "log": lambda store, given: store.log(limit=given.limit, ref=given.ref),
+    "log": _log,
     "show": lambda store, given: store.show(given.ref),
+    "code": lambda store, given: store.code(given.ref),
     "tree": lambda store, _: store.tree(),
     "tag": _tag,
     "branch": _branch,

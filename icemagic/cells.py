@@ -1,4 +1,4 @@
-"""Runs the body of a ``%%commit`` cell as IPython would run the cell itself.
+"""Runs the body of a ``%%commit`` or ``%%bisect`` cell as IPython would run the cell itself.
 
 A cell magic is called synchronously and cannot await. So when the body awaits, a transformer puts ``await`` before the
 call of the magic, which then returns a coroutine; IPython runs that in its own loop. The body is compiled under the
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-_CALL = "get_ipython().run_cell_magic('commit', "
+_CALLS = tuple(f"get_ipython().run_cell_magic('{name}', " for name in ("commit", "bisect"))
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
 
 
@@ -86,12 +86,12 @@ def compile_body(shell: InteractiveShell, cell: str) -> Body:
     return Body(steps, quiet=DisplayHook.semicolon_at_end_of_expression(source))
 
 
-def await_commit(shell: InteractiveShell, lines: list[str]) -> list[str]:
-    """Put ``await`` before ``%%commit`` where its body awaits; an input transformer without side effects.
+def await_magic(shell: InteractiveShell, lines: list[str]) -> list[str]:
+    """Put ``await`` before the magic where its body awaits; an input transformer without side effects.
 
     A body that Python cannot read is handed to IPython bare, at the right line: it reports the error and nothing runs.
     """
-    if not lines or not lines[0].startswith(_CALL):
+    if not lines or not lines[0].startswith(_CALLS):
         return lines
     body = _body_of_call("".join(lines))
     if body is None:

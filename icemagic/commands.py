@@ -43,7 +43,8 @@ class Argument:
         if self.is_switch:
             return f"[{self.names[0]}]"
         if self.is_option:
-            return f"[{self.names[0]} {settings['metavar']}]"
+            typed = f"{self.names[0]} {settings['metavar']}"
+            return typed if settings.get("required") else f"[{typed}]"
         word = str(settings.get("metavar", self.names[0].upper()))
         return f"[{word}]" if settings.get("nargs") == "?" else word
 
@@ -98,6 +99,7 @@ _SEL = _given(
     default=[],
     metavar="DIM=LABEL[/LABEL]",
 )
+_JSON = _given("--json", "text for another program: id, refs, time, author, message, parents", action="store_true")
 _MANY: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "ARRAY"}
 
 COMMIT_OPTIONS = (
@@ -159,18 +161,34 @@ VERBS: Mapping[str, Verb] = {
         Verb("status", "where the store stands, what is not committed, whether it would conflict, what to do next"),
         Verb(
             "log",
-            "the versions, newest first",
+            "the versions, newest first: all, or those that one wrote, say or touch something",
             (
                 _REF,
                 Argument(
                     ("-n", "--limit"),
-                    "how many",
+                    "how many are listed",
                     "nothing",
                     (("type", _at_least_one), ("default", 20), ("metavar", "N")),
                 ),
+                _given("--author", "regular expression that the author's name holds", metavar="NAME", default=""),
+                _given("--grep", "regular expression that the message holds", metavar="TEXT", default=""),
+                _given("--since", "as old as this date or newer, such as 2024-05-01 or '2 days ago'", metavar="DATE"),
+                _given("--until", "as old as this date or older; a day means its start", metavar="DATE"),
+                _given(
+                    "--path",
+                    "array or group that was touched, or something in it, wherever it lay then; may be repeated",
+                    metavar="ARRAY",
+                    action="append",
+                    default=[],
+                ),
+                _given("--all", "list what all branches and tags hold", action="store_true"),
+                _given("--graph", "draw the lines between versions, and list what was merged in", action="store_true"),
+                _JSON,
             ),
         ),
         Verb("show", "one version: message, changes, and the cell that made it", (_REF,)),
+        Verb("code", "the source of the cell that made a version", (_REF,)),
+        Verb("replay", "put the cell that made a version into a new cell, where nothing runs by itself", (_REF,)),
         Verb(
             "diff",
             "what differs between two versions, or one and the one before it; also the open work (WORKING), stores, "
@@ -306,6 +324,19 @@ CELL = Verb(
 )
 """The cell magic, which takes what ``%ice commit`` takes, and ``--retry``."""
 
+BISECT = Verb(
+    "%%bisect",
+    "the cell is a test: find the first version that fails it, by halving",
+    (
+        _given("--good", "version that passes, an ancestor of the bad one", "ref", metavar="REF", required=True),
+        _given("--bad", "version that fails; default: where the store stands", "ref", metavar="REF", default="HEAD"),
+    ),
+)
+"""The cell magic that looks for a version."""
+
+CELLS: Mapping[str, Verb] = {"commit": CELL, "bisect": BISECT}
+"""The cell magics by their names."""
+
 _OPTIONS = 2
 
 
@@ -325,7 +356,7 @@ def parser(verb: Verb) -> argparse.ArgumentParser:
 
 def typed_name(verb: Verb) -> str:
     """Return how a verb begins."""
-    return verb.name if verb is CELL else f"%ice {verb.name}"
+    return verb.name if verb in CELLS.values() else f"%ice {verb.name}"
 
 
 def usage(verb: Verb) -> str:
@@ -343,8 +374,7 @@ class Help(Shown):
 
     def _report(self) -> Report:
         if self.verb is None:
-            rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-            rows.append((usage(CELL), CELL.help))
+            rows = [(usage(verb), verb.help) for verb in (*VERBS.values(), *CELLS.values())]
             return Report("icemagic: version control for arrays", (Table(("type", "to"), tuple(rows)),))
         rows = [(", ".join(argument.names), argument.help) for argument in self.verb.everything]
         return Report(usage(self.verb), (Lines((self.verb.help,)), Table(("argument", "meaning"), tuple(rows))))
@@ -352,6 +382,5 @@ class Help(Shown):
 
 def readme_table() -> str:
     """Return the table of verbs as Markdown, for the README."""
-    rows = [(usage(verb), verb.help) for verb in VERBS.values()]
-    rows.append((usage(CELL), CELL.help))
+    rows = [(usage(verb), verb.help) for verb in (*VERBS.values(), *CELLS.values())]
     return "\n".join(["| type | to |", "|---|---|", *(f"| `{typed}` | {help_} |" for typed, help_ in rows)])

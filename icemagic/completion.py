@@ -16,7 +16,7 @@ import icechunk
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from icemagic import history
-from icemagic.commands import VERBS, Completes, Verb
+from icemagic.commands import BISECT, CELLS, VERBS, Completes, Verb
 from icemagic.records import short
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ Candidates = list[tuple[str, str]]
 """Words and what they are, which JupyterLab shows beside them."""
 
 _LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?(?P<sure>%?)(?:ice|icechunk)\s+(?P<rest>.*)$")
+_BISECT_LINE = re.compile(r"^%%bisect\s+(?P<rest>.*)$")
 _COMMIT_LINE = re.compile(r"^%%commit\s.*--store\s+(?P<name>\w*)$")
 _WAIT = 0.03
 """Seconds that a key press waits for a listing; after that the last known one is offered."""
@@ -72,6 +73,9 @@ class Completer:
         if typed := _LINE.match(line):
             fragment = re.split(r"\s", typed["rest"])[-1]
             candidates = self.candidates(typed["rest"])
+        elif typed := _BISECT_LINE.match(line):
+            fragment = re.split(r"\s", typed["rest"])[-1]
+            candidates = self._candidates(BISECT, re.split(r"\s+", typed["rest"]))
         elif typed := _COMMIT_LINE.match(line):
             fragment, candidates = typed["name"], [(name, "store") for name in self._stores()]
         else:
@@ -94,12 +98,14 @@ class Completer:
         if not words:
             return [(name, "verb") for name in VERBS]
         verb = VERBS.get(words[0])
-        if verb is None:
-            return []
+        return self._candidates(verb, [*words[1:], fragment]) if verb else []
+
+    def _candidates(self, verb: Verb, typed: list[str]) -> Candidates:
+        *words, fragment = typed
         store = self._current()
         if "--store" in words[:-1]:
             store = self._stores().get(words[words.index("--store") + 1])
-        return self._offer(*_expected(verb, words[1:], fragment), fragment=fragment, store=store)
+        return self._offer(*_expected(verb, words, fragment), fragment=fragment, store=store)
 
     def _offer(
         self, completes: Completes, options: Iterable[str], *, fragment: str, store: IcechunkStore | None
@@ -107,7 +113,7 @@ class Completer:
         offered: Candidates = []
         match completes:
             case "verb":
-                offered = [(name, "verb") for name in VERBS]
+                offered = [(name, "verb") for name in dict.fromkeys((*VERBS, *CELLS))]
             case "store":
                 offered = [(name, "store") for name in self._stores()]
             case "path":

@@ -25,6 +25,7 @@ HTML_BUDGET = 40_000
 """Most bytes of escaped content and markup in one report, so that its HTML stays under 50 kB."""
 
 _CELL_MARKUP = 70
+_DRAWN_MARKUP = 60
 _PART_MARKUP = 120
 
 
@@ -34,6 +35,8 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    drawn: bool = False
+    """Whether the first column is a drawing, whose rows have to touch."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,8 @@ def _fit_part(part: Part, budget: int) -> tuple[list[Part], str, int]:
             shown, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
             return [Lines(tuple(line for (line,) in shown))], _more(len(part.lines) - len(shown), "line"), budget
         case Table() if part.rows:
-            shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget)
-            table = [Table(shown[0], tuple(shown[1:]))] if shown else []
+            shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget, _DRAWN_MARKUP * part.drawn)
+            table = [replace(part, columns=shown[0], rows=tuple(shown[1:]))] if shown else []
             return [*table], _more(len(part.rows) - len(shown[1:]), "row"), budget
         case Code():
             text, left, budget = _fit_text(part.source.expandtabs(4), budget, CODE_LIMIT)
@@ -232,14 +235,15 @@ def _more(number: int, noun: str) -> str:
     return count(number, f"more {noun}") if number else ""
 
 
-def _fit(rows: list[tuple[str, ...]], budget: int) -> tuple[list[tuple[str, ...]], int]:
-    """Return the first rows, as many as fit, and the budget that is left."""
+def _fit(rows: list[tuple[str, ...]], budget: int, markup: int = 0) -> tuple[list[tuple[str, ...]], int]:
+    """Return the first rows, as many as fit with more markup than usual in each cell, and the budget that is left."""
     shown: list[tuple[str, ...]] = []
     for row in rows:
         cells = tuple(_clean(cell) for cell in row)
-        if _cost(cells) > budget:
+        cost = _cost(cells) + markup * len(cells)
+        if cost > budget:
             break
-        budget -= _cost(cells)
+        budget -= cost
         shown.append(cells)
     return shown, budget
 
@@ -278,7 +282,13 @@ def _text_table(table: Table) -> list[str]:
 
 def _html_table(table: Table) -> str:
     # Notebooks align cells to the right, and HTML folds the spaces that indent a tree.
-    left = ' style="text-align:left;white-space:pre"'
-    head = "".join(f"<th{left}>{html.escape(name)}</th>" for name in table.columns)
-    body = "".join(f"<tr>{''.join(f'<td{left}>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    left = "text-align:left;white-space:pre"
+    style = f"{left};padding:0 .5em;line-height:1.25" if table.drawn else left
+    styles = [f"{style};font-family:monospace" if table.drawn and not at else style for at in range(len(table.columns))]
+
+    def row(kind: str, cells: tuple[str, ...]) -> str:
+        pairs = zip(cells, styles, strict=True)
+        return f"<tr>{''.join(f'<{kind} style="{style}">{html.escape(cell)}</{kind}>' for cell, style in pairs)}</tr>"
+
+    head, body = row("th", table.columns), "".join(row("td", cells) for cells in table.rows)
+    return f'<div style="overflow-x:auto"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'

@@ -16,6 +16,7 @@ Every class is also the builtin that a reader would catch::
     │   ├── GuardError                             a check refused the commit
     │   └── ConflictError                          someone else changed the same data meanwhile
     ├── CommitLostError        RuntimeError        the branch does not hold a commit that was reported
+    ├── BisectError            ValueError          good and bad are not what they were said to be
     ├── SelectionError         ValueError          a region given in coordinates is not there
     ├── DatasetError           ValueError          a dataset cannot be made ready for a store
     └── MissingExtraError      ImportError         an optional package is needed
@@ -99,6 +100,10 @@ class ConflictError(TransactionError):
 
 class CommitLostError(IcemagicError, RuntimeError):
     """The branch does not hold a commit that icechunk reported as done."""
+
+
+class BisectError(IcemagicError, ValueError):
+    """What was given as good and as bad is not, or does not lie on one line of history."""
 
 
 class SelectionError(IcemagicError, ValueError):

@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import islice, takewhile
+from itertools import takewhile
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from icemagic.errors import AmbiguousVersionError, UnknownVersionError, did_you_mean
-from icemagic.records import Log, Version, first_line, short, utc
+from icemagic.records import Version, first_line, short, utc
 
 if TYPE_CHECKING:
     import icechunk
@@ -84,15 +84,6 @@ def behind(repo: icechunk.Repository, snapshot_id: str, branch: str) -> int:
     return sum(info.parent_id is not None for info in newer)
 
 
-def log(repo: icechunk.Repository, snapshot_id: str, *, of: str, limit: int = 20) -> Log:
-    """Return the newest `limit` versions up to `snapshot_id`; `of` names it in the title."""
-    if limit < 1:
-        message = f"A log needs room for at least one version; limit is {limit}."
-        raise ValueError(message)
-    found = tuple(islice(versions(repo, snapshot_id), limit + 1))
-    return Log(of=of, versions=found[:limit], truncated=len(found) > limit)
-
-
 def ref_names(repo: icechunk.Repository) -> dict[str, tuple[str, ...]]:
     """Return the names of branches, then tags, by the snapshot they stand on, sorted."""
     names: dict[str, tuple[str, ...]] = {}
@@ -126,7 +117,7 @@ def resolve(repo: icechunk.Repository, ref: str | Version, *, head: str, branch:
         When more than one version does; the hint lists them.
     """
     if isinstance(ref, Version):
-        return _by_full_id(repo, ref.id)
+        return by_full_id(repo, ref.id)
     text = str(ref).strip()
     start = min((match.start() for match in _STEP.finditer(text)), default=len(text))
     base, steps = text[:start], text[start:]
@@ -185,7 +176,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
         return _EARLIEST if moment.year == 1 else _LATEST
     except ValueError:
         message = f"{text!r} is not a date."
-        hint = "Use @{2024-05-01}, @{2024-05-01T10:30}, @{2024-05-01T10:30+02:00} or @{2 days ago}; no zone means UTC."
+        hint = "For example 2024-05-01, 2024-05-01T10:30, 2024-05-01T10:30+02:00 or 2 days ago; no zone means UTC."
         raise UnknownVersionError(message, hint) from None
 
 
@@ -216,7 +207,7 @@ def _named(repo: icechunk.Repository, name: str) -> str:
     if kind == "tags" and rest in tags:
         return repo.lookup_tag(rest)
     if is_full_id(name):
-        return _by_full_id(repo, name.upper())
+        return by_full_id(repo, name.upper())
     if _ID.fullmatch(name):
         return _by_prefix(repo, name, branches | tags)
     message = f"No branch, tag or version is called {name!r}."
@@ -238,7 +229,14 @@ def _tip(repo: icechunk.Repository, branch: str) -> str:
         raise UnknownVersionError(message, "%ice branch lists the branches.") from None
 
 
-def _by_full_id(repo: icechunk.Repository, snapshot_id: str) -> str:
+def by_full_id(repo: icechunk.Repository, snapshot_id: str) -> str:
+    """Return a whole id as icechunk writes it.
+
+    Raises
+    ------
+    UnknownVersionError
+        When the repository holds no such snapshot.
+    """
     from icechunk import IcechunkError, NotFoundError
 
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icemagic import comparison, history
+from icemagic import comparison, history, logs
 from icemagic.diff import Question
 from icemagic.records import Exhibit, Log, Version
 from icemagic.show import show
+from icemagic.sources import CellCode, code
 from icemagic.standpoint import Standpoint
 from icemagic.values import Tolerance
 
@@ -28,15 +31,57 @@ class Inquiry(Standpoint):
         """Return the versions up to the one it stands on, oldest first, without icechunk's empty root snapshot."""
         return history.list_versions(self.repo, self._head)
 
-    def log(self, limit: int = 20, ref: str | Version = "HEAD") -> Log:
-        """Return the newest `limit` versions up to `ref`, newest first."""
+    def log(
+        self,
+        limit: int = 20,
+        ref: str | Version = "HEAD",
+        *,
+        author: str = "",
+        grep: str = "",
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+        path: str | Iterable[str] = (),
+        all: bool = False,  # noqa: A002  as it is typed in a notebook
+        graph: bool = False,
+    ) -> Log:
+        """Return the newest versions up to `ref`, newest first.
+
+        Parameters
+        ----------
+        limit : int
+            Most versions that are listed, after filtering.
+        ref : str or Version
+        author, grep : str
+            Regular expressions that the author and the message must hold somewhere, in capitals or not.
+        since, until : str or datetime, optional
+            First and last moment, such as ``2 days ago``; without a zone it is UTC.
+        path : str or iterable of str
+            Arrays or groups of which a version must have touched one, or something in it; where it was moved from and
+            what was deleted count, too.
+        all : bool
+            List what all branches and tags hold, too.
+        graph : bool
+            Draw the lines between the versions, and list what was merged in.
+
+        Raises
+        ------
+        SelectionError
+            When an expression cannot be read, or no version ever held such an array or group.
+        UnknownVersionError
+            When a date cannot be read, or nothing answers to `ref`.
+        """
         of = self._branch if ref == "HEAD" and self._branch else str(ref)
         at = self._head if ref == "HEAD" else self.resolve(ref)
-        return history.log(self.repo, at, of=of, limit=limit)
+        filters = logs.read_filters(author, grep, since, until, path)
+        return logs.log(self.repo, at, of=of, limit=limit, filters=filters, everything=all, drawn=graph)
 
     def show(self, ref: str | Version = "HEAD") -> Exhibit:
         """Return one version in full: its message, what it changed and how it came about."""
         return show(self.repo, self.resolve(ref))
+
+    def code(self, ref: str | Version = "HEAD") -> CellCode:
+        """Return the source of the cell that made a version."""
+        return code(self.repo, self.resolve(ref))
 
     def diff(
         self,

@@ -1,4 +1,4 @@
-"""The IPython magics: ``%ice`` (also ``%icechunk``) and ``%%commit``.
+"""The IPython magics: ``%ice`` (also ``%icechunk``), ``%%commit`` and ``%%bisect``.
 
 A shell: it reads a line, calls one method of the store, returns its record, and turns an error into one line plus the
 next thing to type. The stores that it works on are the variables of the notebook; it keeps no second list of them.
@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,39 +21,38 @@ import icechunk
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
-from IPython.utils.process import arg_split  # type: ignore[attr-defined]  # its documented home
 from IPython.utils.text import DollarFormatter
 from traitlets import Float
 
 from icemagic import answers, commands, layout, provenance
 from icemagic.answers import ON_STORE
-from icemagic.cells import Body, HiddenFailureError, await_commit, compile_body
+from icemagic.cells import Body, HiddenFailureError, await_magic, compile_body
 from icemagic.commands import VERBS, CommandError, Help, Verb
 from icemagic.completion import Completer
 from icemagic.config import load_config
 from icemagic.display import Shown, size
 from icemagic.errors import ConflictError, IcemagicError, StoreNotFoundError, TransactionError, did_you_mean
 from icemagic.guards import Checks
+from icemagic.lines import commit_line, paths, read, read_commit
 from icemagic.progress import COMPARING, progress
 from icemagic.provenance import Cell
 from icemagic.records import Committed, Note, OpenStores, Rehearsal
+from icemagic.redaction import REDACTED
 from icemagic.savepoints import Savepoints
 from icemagic.store import IcechunkStore
 from icemagic.transaction import Terms, Transaction
+from icemagic.trials import Trial
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from icemagic.merge import Side
 
+_OF_THE_SHELL = ("commit", "diff", "replay")
+"""Verbs on a store that need the shell, too."""
 _TRIES = 5
 DEFAULT_NAME = "store"
 """Variable to which a store is bound unless ``--as`` says otherwise."""
-
-# The message ends at the first quote of its kind after which only options follow, so that it may hold quotes itself.
-_MESSAGE = re.compile(
-    r"""\s*(?:(?:-m|--message)[\s=]+)?(?P<quote>["'])(?P<message>.*?)(?P=quote)(?P<rest>(?:\s+--.*)?)\s*"""
-)
 
 
 class IceError(UsageError):
@@ -95,9 +95,9 @@ def _in_one_line() -> Iterator[None]:
 
 @magics_class
 class IceMagic(Magics):
-    """``%ice``, ``%icechunk`` and ``%%commit``; ``%config IceMagic`` shows what can be set."""
+    """``%ice``, ``%icechunk``, ``%%commit`` and ``%%bisect``; ``%config IceMagic`` shows what can be set."""
 
-    progress_after = Float(2.0, help="Seconds after which a running %%commit shows how much it has written.").tag(
+    progress_after = Float(2.0, help="Seconds after which a running %%commit or %%bisect shows how far it is.").tag(
         config=True
     )
 
@@ -107,7 +107,7 @@ class IceMagic(Magics):
         self._name = DEFAULT_NAME
         self.completer = Completer(self.open_stores, lambda: self.open_stores().get(self._name))
         self.savepoints = Savepoints(self.open_stores)
-        self.transform = lambda lines: await_commit(shell, lines)
+        self.transform = lambda lines: await_magic(shell, lines)
 
     # -- stores --------------------------------------------------------------------------------------------------------
 
@@ -159,14 +159,12 @@ class IceMagic(Magics):
             verb = VERBS.get(name or "help")
             if verb is None:
                 raise CommandError(f"There is no verb {name!r}.", f"{did_you_mean(name, VERBS)} %ice help lists them.")
-            arguments = (
-                _read_commit(verb, rest) if verb.name == "commit" else commands.parser(verb).parse_args(_words(rest))
-            )
+            arguments = read_commit(verb, rest) if verb.name == "commit" else read(verb, rest)
             answer = self._run(verb, arguments)
         return None if typed.endswith(";") else answer
 
     def _run(self, verb: Verb, arguments: argparse.Namespace) -> Shown:
-        if not verb.on_store or verb.name in ("commit", "diff"):
+        if not verb.on_store or verb.name in _OF_THE_SHELL:
             return getattr(self, f"_do_{verb.name}")(arguments)  # type: ignore[no-any-return]
         if verb.name == "config" and not self.open_stores():
             return load_config()
@@ -222,10 +220,23 @@ class IceMagic(Magics):
         with progress(lambda: _compared(store), words=COMPARING, after=self.progress_after):
             return answers.diff(store, arguments, self._shell.user_ns)
 
+    def _do_replay(self, arguments: argparse.Namespace) -> Shown:
+        found = self._store(arguments.store).code(arguments.ref)
+        source, version = found.runnable(), found.version
+        hints = ["nothing was run: read it, then run it"]
+        if found.origin.magic == commands.CELL.name:
+            source = f"{commit_line(version.message, arguments.store)}\n{source}"
+        if version.checks:
+            hints.append(f"it was committed with checks, whose options are not repeated: {version.checks}")
+        if found.is_redacted or REDACTED in version.message:
+            hints.append(f"secrets were not recorded: fill in what {REDACTED} stands for")
+        self._shell.set_next_input(source, replace=False)
+        return Note(f"the next cell is the one that made {version.summary()}", tuple(hints))
+
     def _do_help(self, arguments: argparse.Namespace) -> Shown:
         if arguments.verb_asked is None:
             return Help()
-        verb = VERBS.get(arguments.verb_asked)
+        verb = VERBS.get(arguments.verb_asked) or commands.CELLS.get(arguments.verb_asked.removeprefix("%%"))
         if verb is None:
             raise CommandError(f"There is no verb {arguments.verb_asked!r}.", did_you_mean(arguments.verb_asked, VERBS))
         return Help(verb)
@@ -269,7 +280,7 @@ class IceMagic(Magics):
         """
         __tracebackhide__ = True
         with _in_one_line():
-            arguments = _read_commit(commands.CELL, line)
+            arguments = read_commit(commands.CELL, line)
             store = self._store(arguments.store)
             if store.in_transaction:
                 raise TransactionError(
@@ -277,14 +288,9 @@ class IceMagic(Magics):
                 )
             terms = self._terms(arguments)
         body = compile_body(self._shell, cell)
-        running = self._tries(store, arguments, terms, body, self._cell(cell.strip("\n")))
-        if body.awaits:
-            return running  # awaited by the rewritten cell
-        try:
-            running.send(None)  # without an await inside it runs to its end at once, on the same path
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        raise AssertionError("a body without await suspended itself")
+        recorded = replace(self._cell(cell.strip("\n")), magic=commands.CELL.name)
+        running = self._tries(store, arguments, terms, body, recorded)
+        return running if body.awaits else _run_to_the_end(running)
 
     async def _tries(
         self, store: IcechunkStore, arguments: argparse.Namespace, terms: Terms, body: Body, cell: Cell
@@ -333,16 +339,36 @@ class IceMagic(Magics):
             return Note("Nothing was changed, so nothing was committed.")
         return Committed(txn.version, txn.branch, changes, seconds)
 
+    @no_var_expand
+    @cell_magic
+    def bisect(self, line: str, cell: str) -> Shown | Coroutine[Any, Any, Shown]:
+        """Run the cell, a test, on versions between a good and a bad one, and show the first that fails it.
+
+        ``%%bisect --good REF [--bad REF] [--store NAME]``. In the cell the store stands on the version that is tested,
+        read-only. An ``assert`` that fails, or a last expression that is not true, means bad; a version on which the
+        cell raises anything else is skipped. What it prints is not shown; what it assigns stays. Top-level ``await``
+        works; ``%%bisect`` must then be the outermost magic.
+        """
+        __tracebackhide__ = True
+        with _in_one_line():
+            arguments = read(commands.BISECT, line)
+            store = self._store(arguments.store)
+        body, source = compile_body(self._shell, cell), self._shell.transform_cell(cell)
+        name = arguments.store or self._name
+        trial = Trial(self._shell, store, name, replace(body, quiet=False), source, after=self.progress_after)
+        running = _in_one_line_awaited(trial.bisect(arguments.good, arguments.bad))
+        return running if body.awaits else _run_to_the_end(running)
+
     def _terms(self, arguments: argparse.Namespace) -> Terms:
         """Return the checks and choices that the options ask for."""
         checks = Checks(
-            only=_paths(arguments.only),
+            only=paths(arguments.only),
             max_chunks=arguments.max_chunks,
             no_delete=arguments.no_delete,
             expect={text: self._question(text) for text in arguments.expect},
         )
         sides: tuple[Side, Side] = ("ours", "theirs")
-        choices = {f"/{path}": side for side in sides for path in _paths(getattr(arguments, side))}
+        choices = {f"/{path}": side for side in sides for path in paths(getattr(arguments, side))}
         return Terms(checks, choices, prune=arguments.prune)
 
     def _question(self, text: str) -> Callable[[object], object]:
@@ -366,34 +392,20 @@ class IceMagic(Magics):
         return None if outer is None else self._cell(outer.info.raw_cell)
 
 
-def _words(line: str) -> list[str]:
-    """Split a line as a shell does; the spaces inside ``@{2 days ago}`` do not split."""
-    whole = re.sub(r"@\{[^}]*\}", lambda date: re.sub(r"\s", "\0", date[0]), line)
+def _run_to_the_end[T](running: Coroutine[Any, Any, T]) -> T:
+    """Run what awaits nothing; so there is one path for cells that await and for those that do not."""
+    __tracebackhide__ = True
     try:
-        words = arg_split(whole, posix=os.name != "nt")
-    except ValueError as error:
-        hint = "Close the quotation, or write \\' for the mark itself."
-        raise CommandError(f"This line cannot be read: {error}.", hint) from None
-    return [word.replace("\0", " ") for word in words]
+        running.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("a body without await suspended itself")
 
 
-def _read(verb: Verb, line: str) -> argparse.Namespace:
-    return commands.parser(verb).parse_args(_words(line))
-
-
-def _read_commit(verb: Verb, line: str) -> argparse.Namespace:
-    """Read the message, as typed, and the options after it."""
-    found = _MESSAGE.fullmatch(line)
-    if found is None or not found["message"].strip():
-        raise CommandError(
-            "A commit needs a message in quotes.", f'For example: {commands.typed_name(verb)} "Add 2025-01-01"'
-        )
-    return commands.parser(verb).parse_args([*_words(found["rest"]), "--", found["message"]])
-
-
-def _paths(words: list[str]) -> tuple[str, ...]:
-    """Return the paths among words, which spaces or commas separate."""
-    return tuple(path.strip("/") for word in words for path in word.split(",") if path)
+async def _in_one_line_awaited(running: Coroutine[Any, Any, Shown]) -> Shown:
+    __tracebackhide__ = True
+    with _in_one_line():
+        return await running
 
 
 def _compared(store: IcechunkStore) -> str:
@@ -446,6 +458,6 @@ def unload(shell: InteractiveShell) -> None:
     shell.Completer.custom_matchers.remove(magics.completer.matcher)
     shell.input_transformers_post.remove(magics.transform)
     shell.configurables.remove(magics)  # type: ignore[arg-type]  # else %config keeps talking to an instance that nobody uses
-    for kind, name in (("line", "ice"), ("line", "icechunk"), ("cell", "commit")):
+    for kind, name in (("line", "ice"), ("line", "icechunk"), *(("cell", name) for name in commands.CELLS)):
         shell.magics_manager.magics[kind].pop(name, None)
     magics.completer.close()

@@ -45,6 +45,8 @@ class Cell:
     execution_count: int | None = None
     notebook: str | None = None
     """File name of the notebook, without its folder."""
+    magic: str | None = None
+    """The cell magic whose body the source is, such as ``%%commit``."""
 
 
 def no_cell() -> Cell | None:
@@ -113,7 +115,7 @@ def collect(
     facts: dict[str, Any] = {"author": author or own_name(), "packages": _packages()}
     if cell is not None:
         source = redact(cell.source.encode(errors="replace").decode(), secrets)
-        facts |= {"notebook": cell.notebook, "source_hash": _hash(source)}
+        facts |= {"notebook": cell.notebook, "magic": cell.magic, "source_hash": _hash(source)}
     else:
         facts["script"] = Path(sys.argv[0]).name if sys.argv else None
     here = _working_directory()
@@ -148,7 +150,8 @@ def origin(repo: icechunk.Repository, snapshot_id: str) -> Origin:
         return Origin(facts=facts)
     if source is None:
         source = _find(repo, snapshot_id, "source_hash", wanted, holding="source").get("source")
-    return Origin(facts=facts, source=None if source is None else str(source), source_hash=wanted)
+    magic = str(entry.get("magic") or "")
+    return Origin(facts=facts, source=None if source is None else str(source), source_hash=wanted, magic=magic)
 
 
 _FACTS = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ MERGED = "icemagic_merge"
 """Key of commit metadata of a merge; it holds a mapping with the id of the version merged in under ``with``."""
 PICKED = "icemagic_picked"
 """Key of commit metadata of a cherry-pick: the id of the version that it repeats."""
+ROOT = "1CECHNKREP0F1RSTCMT0"
+"""Id of icechunk's empty root snapshot, the same in every repository."""
 SHORT = 8
 """Characters of a snapshot id that are shown, as icechunk's own graph does."""
 
@@ -84,6 +87,11 @@ class Version(Shown):
         recorded = self.metadata.get(MERGED)
         return str(recorded["with"]) if isinstance(recorded, Mapping) and "with" in recorded else None
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of the versions that it was made from: the one that it changed first, then the one merged in."""
+        return tuple(parent for parent in dict.fromkeys((self.parent, self.merged)) if parent not in (None, "", ROOT))
+
     def __str__(self) -> str:
         return self.id
 
@@ -123,6 +131,10 @@ class Log(Versions):
     versions: tuple[Version, ...]
     truncated: bool
     """Whether older versions were left out."""
+    filters: str = ""
+    """What was asked of the versions, as the end of a sentence."""
+    margin: tuple[str, ...] = ()
+    """The lines between the versions, one row a version; empty where they are not drawn."""
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row a version: id, refs, time (UTC), author, message, checks."""
@@ -131,17 +143,37 @@ class Log(Versions):
         rows = [(v.id, ", ".join(v.refs), v.time, v.author, v.message, v.checks) for v in self.versions]
         return pd.DataFrame(rows, columns=["id", "refs", "time", "author", "message", "checks"])
 
-    def _report(self) -> Report:
-        if not self.versions:
-            return Report(f"{self.of} holds no version yet")
-        shown = count(len(self), "version")
-        newest = "the newest version" if len(self) == 1 else f"the newest {shown}"
-        title = f"{self.of}: {newest}" if self.truncated else f"{self.of}: {shown}, newest first"
-        rows = [
-            (short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks)
+    def to_json(self) -> str:
+        """Return an object of ``of``, ``truncated`` and ``versions``, each with its parents and its time in UTC."""
+        versions = [
+            {
+                "id": v.id,
+                "refs": v.refs,
+                "time": v.time.astimezone(UTC).isoformat(),
+                "author": v.author,
+                "message": v.message,
+                "parents": v.parents,
+                "checks": v.checks,
+            }
             for v in self.versions
         ]
-        return Report(title, (filled(("version", "refs", "time", "author", "message", "checks passed"), rows),))
+        return json.dumps({"of": self.of, "truncated": self.truncated, "versions": versions}, indent=1)
+
+    def _report(self) -> Report:
+        if not self.versions:
+            return Report(
+                f"{self.of}: no version {self.filters}" if self.filters else f"{self.of} holds no version yet"
+            )
+        some = "version" if len(self) == 1 and self.truncated else count(len(self), "version")
+        shown = f"{some} {self.filters}".rstrip()
+        title = f"{self.of}: the newest {shown}" if self.truncated else f"{self.of}: {shown}, newest first"
+        drawn = self.margin or ("",) * len(self)
+        rows = [
+            (line, short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks)
+            for line, v in zip(drawn, self.versions, strict=True)
+        ]
+        table = filled(("", "version", "refs", "time", "author", "message", "checks passed"), rows)
+        return Report(title, (replace(table, drawn=bool(self.margin)),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,6 +223,8 @@ class Origin(Shown):
     """Source of the cell, with secrets redacted."""
     source_hash: str | None = None
     """Hash of that source; the source itself may be gone when the version that held it expired."""
+    magic: str = ""
+    """The cell magic whose body the source is, such as ``%%commit``; empty for a whole cell."""
 
     def parts(self) -> tuple[Part, ...]:
         """Return the facts and the cell, for reports that hold an origin."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import icechunk
 
@@ -107,6 +107,18 @@ class Standpoint(icechunk.IcechunkStore):
     def resolve(self, ref: str | Version) -> str:
         """Return the snapshot id that a version in the grammar of :mod:`icemagic.history` means here."""
         return history.resolve(self.repo, ref, head=self._head, branch=self._branch)
+
+    def at(self, ref: str | Version) -> Self:
+        """Return another store of the same repository, which stands on a version and is read-only."""
+        return type(self)(
+            self.repo,
+            self.resolve(ref),
+            branch=None,
+            url=self.url,
+            config=self.config,
+            read_only=True,
+            secrets=self._secrets,
+        )
 
     def switch(self, branch: str) -> Status:
         """Stand on the newest version of a branch."""

@@ -116,6 +116,71 @@ def test_a_version_that_was_reset_away_is_rescued_as_a_branch(shell: Typed):
     assert values(shell) == [1, 2, 0, 0]
 
 
+# -- the cell that made a version --------------------------------------------------------------------------------------
+
+
+def next_cell(shell: Typed) -> str:
+    """Return what was put into the next cell, and forget it."""
+    text, shell.ip.rl_next_input = shell.ip.rl_next_input, None
+    return str(text)
+
+
+@pytest.mark.parametrize("message", ["first again", "it's", 'say "hi"', "a -- b", """x" --y and 'z"""])
+def test_replay_puts_a_commit_cell_with_its_message_into_the_next_cell_and_runs_nothing(shell: Typed, message: str):
+    quoted = f"'{message}'" if '" --' in message else f'"{message}"'
+    shell.get(f"%%commit {quoted}", SET.format(300, 400, 4))
+    shell.get("%ice undo")
+    before = messages(shell)
+    said = str(shell.get("%ice replay @{now}"))
+    assert "third" in said
+    assert "nothing was run" in said
+    shell.get("%ice redo")
+    shell.get("%ice replay")
+    typed = next_cell(shell)
+    assert typed.splitlines() == [f"%%commit {quoted}", SET.format(300, 400, 4)]
+    shell.get("%ice undo")
+    assert messages(shell) == before
+    shell.get(typed)
+    assert messages(shell) == [*before, message]
+    assert values(shell) == [1, 2, 0, 4]
+
+
+def test_replay_of_a_cell_with_a_transaction_of_its_own_is_the_whole_cell(shell: Typed):
+    cell = f'with store.transaction("by hand"):\n    {SET.format(300, 400, 4)}'
+    shell.get(cell)
+    shell.get("%ice replay")
+    assert next_cell(shell) == cell
+
+
+def test_replay_names_the_store_that_was_asked_for(shell: Typed):
+    shell.open_memory("second")
+    shell.get("%ice replay --store store")
+    assert next_cell(shell).startswith('%%commit "third" --store store\n')
+
+
+def test_replay_says_which_checks_and_secrets_are_not_repeated(shell: Typed):
+    shell.get('%%commit "it" --only x', SET.format(300, 400, 4), 'password = "hunter2222"')
+    said = str(shell.get("%ice replay"))
+    assert "options are not repeated: only x" in said
+    assert "fill in what [redacted] stands for" in said
+    assert 'password = "[redacted]"' in next_cell(shell)
+    assert "redacted" not in str(shell.get("%ice replay HEAD~1"))
+
+
+def test_what_was_not_recorded_or_cut_is_not_replayed(shell: Typed):
+    shell.get('%%commit "long"', SET.format(300, 400, 4), "#" + "x" * 30_000)
+    assert "only the beginning" in shell.refusal("%ice replay")
+    shell.get("from dataclasses import replace", "store.config = replace(store.config, provenance='hash')")
+    shell.get('%%commit "hashed"', SET.format(300, 400, 5))
+    assert "only the hash" in shell.refusal("%ice replay")
+    shell.get(
+        "s = store.repo.writable_session('main')", SET.format(0, 1, 5).replace("store", "s.store"), "s.commit('plain')"
+    )
+    shell.get("%ice refresh")
+    assert "no cell is recorded" in shell.refusal("%ice replay")
+    assert not hasattr(shell.ip, "rl_next_input")
+
+
 # -- checks of one commit ----------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from icemagic.commands import VERBS, Argument, CommandError, Help, parser, readme_table, usage
+from icemagic.commands import CELLS, VERBS, Argument, CommandError, Help, parser, readme_table, usage
 from icemagic.magics import IceMagic
 from shells import Typed, fresh_shell
 
@@ -49,6 +49,21 @@ def test_each_verb_reads_what_its_help_says(name: str):
         parser(verb).parse_args([*words, "one-too-many"])
 
 
+@pytest.mark.parametrize("asked", ["bisect", "%%bisect", "%%commit"])
+def test_a_cell_magic_has_a_help_of_its_own_too(shell: Typed, asked: str):
+    verb = CELLS[asked.removeprefix("%%")]
+    text = str(shell.get(f"%ice help {asked}"))
+    assert text.startswith(usage(verb))
+    assert all(name in text for argument in verb.everything for name in argument.names)
+
+
+def test_a_cell_magic_reads_what_its_help_says_and_needs_what_is_not_in_brackets():
+    read = parser(CELLS["bisect"]).parse_args(["--good", "v1", "--bad", "HEAD~1", "--store", "other"])
+    assert (read.good, read.bad, read.store) == ("v1", "HEAD~1", "other")
+    with pytest.raises(CommandError, match="usage: %%bisect --good REF"):
+        parser(CELLS["bisect"]).parse_args(["--bad", "v1"])
+
+
 @pytest.mark.parametrize("magic", [IceMagic.ice, IceMagic.icechunk])
 def test_the_question_mark_shows_every_verb(magic: object):
     assert all(f"%ice {name}" in (magic.__doc__ or "") for name in VERBS)
@@ -61,10 +76,9 @@ def test_the_question_mark_answers_in_a_shell(shell: Typed, capsys: pytest.Captu
 
 @pytest.mark.parametrize("text", [str(Help()), readme_table()], ids=["help", "readme"])
 def test_every_verb_stands_in_the_table_once(text: str):
-    for verb in VERBS.values():
+    for verb in (*VERBS.values(), *CELLS.values()):
         assert text.count(usage(verb)) >= 1
         assert text.count(verb.help) == 1
-    assert "%%commit" in text
 
 
 def test_the_table_for_the_readme_has_two_columns_in_every_row():
@@ -72,7 +86,7 @@ def test_the_table_for_the_readme_has_two_columns_in_every_row():
 
 
 def test_words_of_the_help_end_without_a_full_stop():
-    for verb in VERBS.values():
+    for verb in (*VERBS.values(), *CELLS.values()):
         for text in (verb.help, *(argument.help for argument in verb.everything)):
             assert not text.endswith(".")
             assert text == text.strip()

@@ -30,6 +30,18 @@ def test_every_option_of_every_verb_is_offered(shell: Typed):
         assert set(shell.complete(f"%ice {verb.name} --")) == (long or {"--"})
 
 
+def test_bisect_offers_its_options_versions_and_stores(shell: Typed):
+    shell.open_memory()
+    shell.get('%%commit "it"', WRITE)
+    shell.get("%ice tag v1")
+    assert shell.complete("%%bisect --") == ["--good", "--bad", "--store"]
+    assert shell.complete("%%bisect --good v") == ["v1"]
+    assert shell.complete("%%bisect --good v1 --bad HE") == ["HEAD"]
+    assert shell.complete("%%bisect --good v1 --") == ["--bad", "--store"]
+    assert shell.complete("%%bisect --store s") == ["store"]
+    assert "bisect" in shell.complete("%ice help b")
+
+
 def test_an_option_that_was_given_is_not_offered_again(shell: Typed):
     assert shell.complete("%ice open x --create --c") == ["--c"]
     assert "--create" not in shell.complete("%ice open x --create ")
@@ -77,7 +89,7 @@ WORDS = st.sampled_from(
 
 @given(
     words=st.lists(WORDS | st.text(max_size=5), max_size=5),
-    prefix=st.sampled_from(["%ice ", "x = %ice ", "ice ", '%%commit "m" ']),
+    prefix=st.sampled_from(["%ice ", "x = %ice ", "ice ", '%%commit "m" ', "%%bisect "]),
 )
 @settings(
     max_examples=50,

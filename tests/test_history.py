@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icemagic import history
+from icemagic import history, logs
 from icemagic.errors import AmbiguousVersionError, UnknownVersionError
 
 ROOT = "1CECHNKREP0F1RSTCMT0"
@@ -385,7 +385,7 @@ def test_every_moment_that_python_writes_is_read_as_that_moment(moment, zone):
 
 def test_the_time_that_the_log_shows_finds_the_version_that_it_shows(line):
     repo, ids = line
-    shown = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", repr(history.log(repo, ids[-1], of="main")))[0]
+    shown = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", repr(logs.log(repo, ids[-1], of="main")))[0]
     newest_of_that_second = [i for i in ids if f"{written(repo, i):%Y-%m-%d %H:%M:%S} UTC" == shown][-1]
     assert resolve(repo, f"@{{{shown}}}") == newest_of_that_second
 
@@ -419,7 +419,7 @@ def test_a_range_is_split_at_its_first_dots_outside_of_dates(text, sides):
 def test_versions_are_listed_oldest_first_and_logged_newest_first_without_the_empty_root(line):
     repo, ids = line
     assert [version.id for version in history.list_versions(repo, ids[-1])] == ids
-    assert [version.id for version in history.log(repo, ids[-1], of="main")] == ids[::-1]
+    assert [version.id for version in logs.log(repo, ids[-1], of="main")] == ids[::-1]
     assert history.list_versions(repo, ids[1])[0].parent == ROOT
     assert history.version(repo, ROOT) is None
     assert history.title(repo, ROOT) == "the empty start"
@@ -429,20 +429,20 @@ def test_versions_are_listed_oldest_first_and_logged_newest_first_without_the_em
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 1_000])
 def test_a_log_is_cut_at_its_limit_and_says_so(line, limit):
     repo, ids = line
-    log = history.log(repo, ids[-1], of="main", limit=limit)
+    log = logs.log(repo, ids[-1], of="main", limit=limit)
     assert [version.id for version in log] == ids[::-1][:limit]
     assert log.truncated == (limit < 4)
     assert ("the newest" in repr(log)) == log.truncated
 
 
 def test_the_log_of_an_empty_repository_says_so():
-    assert repr(history.log(new_repo(), ROOT, of="main")) == "main holds no version yet"
+    assert repr(logs.log(new_repo(), ROOT, of="main")) == "main holds no version yet"
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_log_without_room_is_refused(line, limit):
     with pytest.raises(ValueError, match=f"limit is {limit}"):
-        history.log(line[0], line[1][0], of="main", limit=limit)
+        logs.log(line[0], line[1][0], of="main", limit=limit)
 
 
 def test_versions_carry_their_refs_and_branches_come_before_tags(line):

@@ -54,6 +54,29 @@ def test_a_commit_shows_the_last_expression_then_the_version(kernel: Kernel):
     assert kernel.ok("_").result == outcome.result
 
 
+@pytest.mark.parametrize("wait", ["time.sleep(0.01)", "await asyncio.sleep(0.01)"])
+def test_an_interrupted_bisection_puts_the_store_back_and_what_runs_print_is_not_sent(kernel: Kernel, wait: str):
+    for number in range(3):
+        kernel.ok(f'%%commit "{number}"', WRITE.replace("1", str(number)))
+    kernel.ok("import os, signal", "before = store", "n = lambda: zarr.open_group(store, mode='r').attrs['n']")
+    body = ("print('NOISE')", "display('NOISE')", f"for _ in range(500): {wait}", "n() < 1")
+    stopped = kernel.run("%%bisect --good HEAD~2", "os.kill(os.getpid(), signal.SIGINT)", "print('NOISE')", *body)
+    assert stopped.status == "error"
+    assert re.match("KeyboardInterrupt|CancelledError", stopped.error)
+    assert "NOISE" not in stopped.stdout + "".join(stopped.shown)
+    assert kernel.ok("store is before").result == "True"
+    found = kernel.ok("%%bisect --good HEAD~2", *body[:2], wait, body[-1])
+    assert re.match(r"the first bad version is \w{8} 1\n", found.result)
+    assert (found.stdout, len(found.shown)) == ("", 1)
+
+
+def test_replay_asks_the_front_end_for_a_new_cell(kernel: Kernel):
+    kernel.ok('%%commit "it"', WRITE)
+    reply = kernel.client.execute_interactive("%ice replay", output_hook=lambda _: None, timeout=60)
+    (payload,) = reply["content"]["payload"]
+    assert payload == {"source": "set_next_input", "text": f'%%commit "it"\n{WRITE}', "replace": False}
+
+
 # The loop ticks: a kernel whose loop sleeps without end may see an interrupt late, with icemagic or without.
 @pytest.mark.parametrize(
     "loop",

@@ -17,16 +17,17 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 # Highest first. A module imports from lower floors, or from its own floor as long as nothing leads back.
 FLOORS = {
     "door": {"__init__"},
-    "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
+    "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "lines", "trials",
+               "widgets"},
     "place": {"store", "workbench", "inquiry", "comparison", "standpoint"},
     "verbs": {
-        "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
+        "transaction", "history", "logs", "touches", "sources", "bisection", "restore", "ingest", "fit", "provenance",
+        "diff", "arraydiff", "structure", "identical", "values", "datasets",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
-        "structure", "identical", "values", "arraydiff", "datasets",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads", "writing", "decoding"},
+               "latereads", "writing", "decoding", "graph"},
     "cellar": {"records", "differences", "display", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}

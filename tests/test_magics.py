@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import servers
-from icemagic import IcechunkStore, commands, errors, magics, provenance
-from icemagic.display import Shown
+from icemagic import IcechunkStore, commands, errors, lines, magics, provenance
+from icemagic.display import Document, Shown
 from icemagic.errors import IcemagicError
 from icemagic.magics import IceError
 from shells import WRITE, Typed, fresh_shell, tip
@@ -83,7 +83,7 @@ def test_any_line_survives_between_quotes_unless_options_seem_to_follow_a_quote_
     message: str, options: str, mark: str
 ):
     assume(not re.search(rf"{mark}\s+--", message))
-    read = magics._read_commit(commands.CELL, f"{mark}{message}{mark}{options}")
+    read = lines.read_commit(commands.CELL, f"{mark}{message}{mark}{options}")
     assert (read.message, read.store) == (message, "other" if options else None)
 
 
@@ -183,11 +183,18 @@ VERBS: dict[str, Callable[[IcechunkStore], Any]] = {
     "log -n 2": lambda s: s.log(limit=2),
     "log --limit 1 v1": lambda s: s.log(limit=1, ref="v1"),
     "log dev": lambda s: s.log(ref="dev"),
+    "log dev --all --graph": lambda s: s.log(ref="dev", all=True, graph=True),
+    "log --author . --grep 'T(W|H)' --since 2020-01-01": lambda s: s.log(author=".", grep="T(W|H)", since="2020-01-01"),
+    "log --until '2 days ago'": lambda s: s.log(until="2 days ago"),
+    "log --path / -n 2": lambda s: s.log(path="/", limit=2),
+    "log --json": lambda s: Document(s.log().to_json(), "json"),
     "show": lambda s: s.show(),
     "show main~1": lambda s: s.show("main~1"),
     "show @{now}": lambda s: s.show("@{now}"),
     "show @{0 days ago}": lambda s: s.show("@{0 days ago}"),
     'show "main@{0 days ago}"': lambda s: s.show("main@{0 days ago}"),
+    "code": lambda s: s.code(),
+    "code v1": lambda s: s.code("v1"),
     "diff": lambda s: s.diff(),
     "diff main~1": lambda s: s.diff("main~1"),
     "diff main~2..main": lambda s: s.diff("main~2", "main"),
@@ -449,6 +456,13 @@ MISTAKES = [
     "%ice log a b",
     "%ice log nope",
     "%ice log --lim 3",
+    "%ice log --author (",
+    "%ice log --grep '*'",
+    "%ice log --since soon",
+    "%ice log --path nope",
+    "%ice log --path",
+    "%ice code nope",
+    "%ice replay nope",
     "%ice show nope~1",
     "%ice show main~99",
     "%ice show @{nope}",

@@ -19,7 +19,7 @@ from weakref import ReferenceType, ref
 import icechunk
 import ipywidgets as W  # type: ignore[import-untyped]  # noqa: N812  ipywidgets has no types; W as in its own documentation
 
-from icemagic import history, refs
+from icemagic import logs, refs
 from icemagic.differences import Diff
 from icemagic.display import Lines, Report, count, to_html, to_text
 from icemagic.errors import IcemagicError, UnknownVersionError
@@ -351,7 +351,7 @@ class _Place:
                 at = repo.lookup_tag(self.name)
             case _:
                 at = self.name
-        return history.log(repo, at, of=self.words, limit=LIMIT)
+        return logs.log(repo, at, of=self.words, limit=LIMIT)
 
     def enter(self, store: IcechunkStore) -> None:
         """Move a store to its newest version."""
