@@ -141,27 +141,30 @@ def places(pair: Pair, chunks: Chunks, before: State, after: State) -> dict[str,
     """Say where the chunks that differ are, by the names in the record of an array."""
     if pair.old is None or pair.new is None or not chunk_shape(pair.new.metadata):
         return {}
-    shape = pair.new.metadata["shape"]
-    piece = chunk_shape(pair.new.metadata)
-    beyond = {
-        at
-        for at in chunks.removed
-        if any(one * size >= length for one, size, length in zip(at, piece, shape, strict=True))
-    }
+    piece, shape = chunk_shape(pair.new.metadata), pair.new.metadata["shape"]
+    beyond = {at for at in chunks.removed if not _within(at, piece, shape)}
     found = [
-        (state, path, positions(box, piece, node.metadata["shape"]))
-        for state, path, node, some in (
-            (after, pair.new_path, pair.new, chunks.everything - beyond),
-            (before, pair.old_path, pair.old, beyond),
+        (what, state, path, positions(box, piece, node.metadata["shape"]))
+        for what, state, path, node, some in (
+            ("changed", after, pair.new_path, pair.new, chunks.replaced),
+            ("written", after, pair.new_path, pair.new, chunks.written),
+            ("removed", after, pair.new_path, pair.new, chunks.removed - beyond),
+            ("removed", before, pair.old_path, pair.old, beyond),
         )
         for box in boxes(some)
     ]
     return {
         "boxes": tuple(
-            Place(state.labels.words(path or "/", region), region) for state, path, region in found[:MOST_PLACES]
+            Place(state.labels.words(path or "/", region), region, what)
+            for what, state, path, region in found[:MOST_PLACES]
         ),
         "more_boxes": len(found[MOST_PLACES:]),
     }
+
+
+def _within(at: Chunk, piece: tuple[int, ...], shape: list[int]) -> bool:
+    """Whether a chunk holds positions within a shape."""
+    return all(one * size < length for one, size, length in zip(at, piece, shape, strict=True))
 
 
 @dataclass(frozen=True)

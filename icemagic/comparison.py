@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from icemagic.diff import Question
     from icemagic.differences import Diff
 
-    Operand = str | os.PathLike[str] | Version | Standpoint | xr.Dataset | xr.DataArray
+    Operand = str | os.PathLike[str] | Version | Standpoint | xr.Dataset | xr.DataArray | datasets.Side
     Side = diff.Side | datasets.Side
 
 WORKING = "WORKING"
@@ -59,7 +60,10 @@ def named(store: Standpoint, word: str, variables: Mapping[str, object]) -> Oper
     if word == WORKING or word.endswith(_FILES) or _is_ref(store, word):
         return word
     if word in variables:
-        return variables[word]  # type: ignore[return-value]  # what cannot be compared is refused with a sentence
+        thing = variables[word]
+        if isinstance(thing, Standpoint):
+            return thing
+        return replace(_dataset(thing), name=word)
     arrays = {path.lstrip("/") for path in node_paths(_now(store))} - {""}
     known = arrays | store.repo.list_branches() | store.repo.list_tags()
     raise UnknownVersionError(f"{word!r} is no version, array, variable or netCDF file.", did_you_mean(word, known))
@@ -117,7 +121,7 @@ def _side(store: Standpoint, operand: Operand) -> Side:
     if isinstance(operand, Version) or (isinstance(operand, str) and _is_version(operand)):
         name = operand if isinstance(operand, str) else short(operand.id)
         return diff.version_side(store.repo, store.resolve(operand), name)
-    return _dataset(operand)
+    return operand if isinstance(operand, datasets.Side) else _dataset(operand)
 
 
 def _dataset(operand: object) -> datasets.Side:

@@ -42,6 +42,8 @@ class Place:
     """In coordinates, such as ``epoch 2025-01-01T10:00 … 10:59:55, all sid``."""
     positions: tuple[range, ...]
     """In positions, one range for every dimension."""
+    what: str = "changed"
+    """What happened to it: ``changed`` or, to whole chunks, also ``written`` and ``removed``."""
 
     def __str__(self) -> str:
         return self.words
@@ -112,12 +114,12 @@ class ArrayDiff:
         """Say the places as sentences; an array that came, went or only moved is in no place in particular."""
         if self.status in ("added", "removed"):
             return []
-        said = [f"{self.path} changed for {place}" for place in self.boxes]
+        said = [f"{self.path} {place.what} for {place}" for place in self.boxes]
         if len(said) == 1 and not self.more_boxes and self.mean is not None:
             shift = f"{_short(self.mean, sign='+')} {self.units or ''}".rstrip()
             which = "the numbers among them " if self.nan_appeared or self.nan_vanished else ""
             said = [f"{said[0]}: {count(self.changed_values or 0, 'value')}, {which}by {shift} on average"]
-        return [*said, *([f"{self.path} changed in {count(self.more_boxes, 'more place')}"] * bool(self.more_boxes))]
+        return [*said, *([f"{self.path} differs in {count(self.more_boxes, 'more place')}"] * bool(self.more_boxes))]
 
 
 @dataclass(frozen=True, repr=False)

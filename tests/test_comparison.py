@@ -244,7 +244,10 @@ def test_chunks_are_told_written_removed_replaced_and_identical_and_where_they_a
     (found,) = store.diff().arrays
     assert (found.changed_chunks, found.total_chunks, found.identical_chunks) == (2, 4, 2)
     assert (found.written_chunks, found.replaced_chunks, found.removed_chunks) == (0, 1, 1)
-    assert [str(place) for place in found.boxes] == ["time 2025-03-25T08:00 … 2025-06-16T15:00"]
+    assert found.where() == [
+        "a changed for time 2025-03-25T08:00 … 2025-05-05T23:00",
+        "a removed for time 2025-05-06T00:00 … 2025-06-16T15:00",
+    ]
     (back,) = store.diff("HEAD", "HEAD~1").arrays
     assert (back.written_chunks, back.replaced_chunks, back.removed_chunks, back.identical_chunks) == (1, 1, 0, 2)
 
@@ -501,7 +504,8 @@ def test_text_html_markdown_json_and_table_hold_the_same_facts(store: IcechunkSt
     row = found.to_dataframe().iloc[0]
     assert held["changed_values"] == row.changed_values == 2
     assert held["mean"] == row["mean"] == 2
-    assert held["boxes"] == [{"words": "epoch 2025-01-01T10:00 … 11:00, sid G02|L1|C", "positions": [[10, 12], [1, 2]]}]
+    words = "epoch 2025-01-01T10:00 … 11:00, sid G02|L1|C"
+    assert held["boxes"] == [{"words": words, "positions": [[10, 12], [1, 2]], "what": "changed"}]
     assert held["max_at"] == {"epoch": "2025-01-01T10:00", "sid": "G02|L1|C"}
 
 
