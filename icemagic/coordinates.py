@@ -28,7 +28,12 @@ Selection = Mapping[str, tuple[str, str]]
 
 def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
     """Return disjoint boxes that hold exactly the given chunk numbers, few of them, in order."""
-    found = [tuple(range(at, at + 1) for at in chunk) for chunk in sorted({tuple(chunk) for chunk in chunks})]
+    return joined(tuple(range(at, at + 1) for at in chunk) for chunk in {tuple(chunk) for chunk in chunks})
+
+
+def joined(parts: Iterable[Box]) -> list[Box]:
+    """Return fewer disjoint boxes that hold the same as the given disjoint ones, in order."""
+    found = list(parts)
     for axis in reversed(range(len(found[0]) if found else 0)):
         found = _merged(found, axis)
     return sorted(found, key=lambda box: [side.start for side in box])
@@ -96,7 +101,6 @@ def _side(store: icechunk.IcechunkStore, path: str, name: str | None, length: in
 
 def _labels(store: icechunk.IcechunkStore, path: str, name: str, length: int, side: range) -> tuple[Any, Any] | None:
     """Return the first and the last label of a range; None where no coordinate covers it."""
-    import xarray as xr
     import zarr
 
     try:
@@ -105,10 +109,16 @@ def _labels(store: icechunk.IcechunkStore, path: str, name: str, length: int, si
         return None
     if coordinate.ndim != 1 or coordinate.shape[0] != length or not len(side) or side.stop > length:
         return None
-    ends = np.array([coordinate[side.start], coordinate[side.stop - 1]])
-    decoded = xr.conventions.decode_cf_variable(name, xr.Variable((name,), ends, dict(coordinate.attrs)))
-    first, last = decoded.values
+    first, last = decoded(coordinate, [coordinate[side.start], coordinate[side.stop - 1]])
     return first, last
+
+
+def decoded(array: zarr.Array[Any], stored: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Return what some stored values of an array mean, such as times for numbers of seconds."""
+    import xarray as xr
+
+    values = xr.Variable(("value",), np.array(stored), dict(array.attrs))
+    return xr.conventions.decode_cf_variable(array.name, values).values
 
 
 def beside(path: str, name: str) -> str:

@@ -41,7 +41,7 @@ def between(repo: icechunk.Repository, a: str, b: str, *, names: tuple[str, str]
     """
     paths = touched(repo, a, b) if a != b else set()
     sides = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in (a, b))
-    return _compare(*(sync(read_nodes(store, paths)) for store in sides), names=names)
+    return of_nodes(*(sync(read_nodes(store, paths)) for store in sides), names=names)
 
 
 def of_version(repo: icechunk.Repository, version: Version) -> Diff | None:
@@ -67,7 +67,7 @@ def working(base: icechunk.Session, session: icechunk.Session, *, name: str) -> 
     paths = paths_of(session.status())
     before, after = (sync(read_nodes(one.store, paths)) for one in (base, session))
     same = rewritten(base, session, most=COMPARED)
-    return _compare(before, after, names=(name, "uncommitted changes"), same=same)
+    return of_nodes(before, after, names=(name, "uncommitted changes"), same=same)
 
 
 def rewritten(
@@ -130,14 +130,14 @@ def paths_of(diff: icechunk.Diff) -> set[str]:
     )
 
 
-def _compare(
-    before: dict[str, Node],
-    after: dict[str, Node],
+def of_nodes(
+    before: Mapping[str, Node],
+    after: Mapping[str, Node],
     *,
     names: tuple[str, str],
     same: Mapping[str, set[tuple[int, ...]]] = MappingProxyType({}),
 ) -> Diff:
-    """Compare nodes; `same` are the chunks of each array that are known to hold the same bytes."""
+    """Compare nodes, given by path; `same` are the chunks of each array that are known to hold the same bytes."""
     arrays, groups, attributes = [], {}, []
     for path in sorted(before.keys() | after.keys()):
         a, b = before.get(path), after.get(path)

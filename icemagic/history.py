@@ -80,7 +80,12 @@ def title(repo: icechunk.Repository, snapshot_id: str) -> str:
 
 def behind(repo: icechunk.Repository, snapshot_id: str, branch: str) -> int:
     """Return how many versions of a branch are newer than a snapshot."""
-    newer = takewhile(lambda info: info.id != snapshot_id, repo.ancestry(branch=branch))
+    return steps(repo, snapshot_id, repo.lookup_branch(branch))
+
+
+def steps(repo: icechunk.Repository, earlier: str, later: str) -> int:
+    """Return how many versions were made from a snapshot up to a later one."""
+    newer = takewhile(lambda info: info.id != earlier, repo.ancestry(snapshot_id=later))
     return sum(info.parent_id is not None for info in newer)
 
 
@@ -126,7 +131,7 @@ def resolve(repo: icechunk.Repository, ref: str | Version, *, head: str, branch:
         When more than one version does; the hint lists them.
     """
     if isinstance(ref, Version):
-        return _by_full_id(repo, ref.id)
+        return by_full_id(repo, ref.id)
     text = str(ref).strip()
     start = min((match.start() for match in _STEP.finditer(text)), default=len(text))
     base, steps = text[:start], text[start:]
@@ -216,7 +221,7 @@ def _named(repo: icechunk.Repository, name: str) -> str:
     if kind == "tags" and rest in tags:
         return repo.lookup_tag(rest)
     if is_full_id(name):
-        return _by_full_id(repo, name.upper())
+        return by_full_id(repo, name.upper())
     if _ID.fullmatch(name):
         return _by_prefix(repo, name, branches | tags)
     message = f"No branch, tag or version is called {name!r}."
@@ -238,7 +243,14 @@ def _tip(repo: icechunk.Repository, branch: str) -> str:
         raise UnknownVersionError(message, "%ice branch lists the branches.") from None
 
 
-def _by_full_id(repo: icechunk.Repository, snapshot_id: str) -> str:
+def by_full_id(repo: icechunk.Repository, snapshot_id: str) -> str:
+    """Return the id of the snapshot that has it.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is none.
+    """
     from icechunk import IcechunkError, NotFoundError
 
     try:

@@ -84,6 +84,18 @@ class Version(Shown):
         recorded = self.metadata.get(MERGED)
         return str(recorded["with"]) if isinstance(recorded, Mapping) and "with" in recorded else None
 
+    @property
+    def origin(self) -> str:
+        """What a merge or a cherry-pick brought in and from where, in words; an empty text for other versions."""
+        picked = self.metadata.get(PICKED)
+        if self.merged is None:
+            return f"pick of {short(picked)}" if isinstance(picked, str) else ""
+        recorded = self.metadata[MERGED]
+        of = "" if self.merged.startswith(str(recorded.get("of"))) else f"{recorded.get('of')} "
+        into = f" into {short(self.parent)}" if self.parent else ""
+        said = solved_words(recorded.get("solved"), recorded.get("more"))
+        return f"merge of {of}({short(self.merged)}){into}{f'; conflicts solved: {said}' if said else ''}"
+
     def __str__(self) -> str:
         return self.id
 
@@ -97,6 +109,15 @@ class Version(Shown):
     def byline(self) -> str:
         """Return time, author and refs in one line."""
         return " · ".join(filter(None, (utc(self.time), self.author, ", ".join(self.refs))))
+
+
+def solved_words(solved: object, more: object) -> str:
+    """Say which side solved the conflicts of which array, as a merge recorded it; anybody may write there."""
+    entries = solved.items() if isinstance(solved, Mapping) else ()
+    said = [
+        f"{name} by {entry[0]} ({entry[1]})" for name, entry in entries if isinstance(entry, list) and len(entry) > 1
+    ]
+    return ", ".join(said) + (f" and {more} more" if more else "")
 
 
 class Versions(Shown):
@@ -138,10 +159,11 @@ class Log(Versions):
         newest = "the newest version" if len(self) == 1 else f"the newest {shown}"
         title = f"{self.of}: {newest}" if self.truncated else f"{self.of}: {shown}, newest first"
         rows = [
-            (short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks)
+            (short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks, v.origin)
             for v in self.versions
         ]
-        return Report(title, (filled(("version", "refs", "time", "author", "message", "checks passed"), rows),))
+        columns = ("version", "refs", "time", "author", "message", "checks passed", "comes from")
+        return Report(title, (filled(columns, rows),))
 
 
 @dataclass(frozen=True, repr=False)
@@ -221,7 +243,8 @@ class Exhibit(Shown):
         # The title has room for one line of limited length; the rest, or all of it, follows.
         message = [part for line in lines[len(summary) <= CELL_LIMIT :] for part in wrap(line) or [""]]
         changed = self.diff.summary() if self.diff else "unknown, the version before it expired"
-        parts = (Lines((*message, self.version.byline(), f"changed: {changed}")),)
+        origin = (self.version.origin,) * bool(self.version.origin)
+        parts = (Lines((*message, self.version.byline(), *origin, f"changed: {changed}")),)
         return Report(summary, (*parts, *(self.diff.parts() if self.diff else ()), *self.origin.parts()))
 
 

@@ -43,6 +43,8 @@ class Terms:
     """Path of an array to the side that wins where someone else changed the same; ``ours`` is the transaction."""
     prune: bool = False
     """Whether chunks that were written with the bytes they had before are left out."""
+    allow_empty: bool = False
+    """Whether a commit that changes nothing is made all the same, for what its metadata say."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Transaction:
         with self._unharmed():
             if terms.prune:
                 self._prune()
-            self.require_changes()
+            if not terms.allow_empty:
+                self.require_changes()
             standing.refuse_protected(self.repo, self.branch, "commit")
             guards.refuse(self.judge(terms.checks))
             everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
@@ -329,14 +332,14 @@ class Transaction:
     def _land(self, message: str, metadata: dict[str, Any], terms: Terms) -> Version:
         """Commit on top of what others committed meanwhile, and see that the branch holds it."""
         with locked(self.repo), self._unharmed():
-            while not self._committed(message, metadata):
+            while not self._committed(message, metadata, terms):
                 self._move_on(terms)
             return _verified(self.repo, self.branch, self.plain.snapshot_id)
 
-    def _committed(self, message: str, metadata: dict[str, Any]) -> bool:
+    def _committed(self, message: str, metadata: dict[str, Any], terms: Terms) -> bool:
         """Commit; False when someone else was faster."""
         try:
-            self.plain.commit(message, metadata)
+            self.plain.commit(message, metadata, allow_empty=terms.allow_empty)
         except icechunk.ConflictError:
             return False
         except icechunk.RefNotFoundError:

@@ -18,11 +18,12 @@ PACKAGE = Path(__file__).parents[1] / "icemagic"
 FLOORS = {
     "door": {"__init__"},
     "shells": {"magics", "answers", "cells", "commands", "completion", "progress", "savepoints", "widgets"},
-    "place": {"store", "workbench", "inquiry", "standpoint"},
+    "place": {"store", "junction", "workbench", "inquiry", "standpoint"},
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
+        "lineage", "chunkmerge", "rowmerge", "mergeplan", "threeway", "merging",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
                "latereads", "writing"},
