@@ -11,7 +11,7 @@ Ours is the side that is merged into, theirs the one that is brought in. Only th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,12 +51,9 @@ class Stores:
         """Return one of the three."""
         return {"base": self.base, "ours": self.ours, "theirs": self.theirs}[state]
 
-    def trio(self, path: str) -> Trio:
-        """Open an array of both sides; base may not have it."""
-        try:
-            base = self.array("base", path)
-        except FileNotFoundError:
-            base = None
+    def trio(self, path: str, *, is_new: bool) -> Trio:
+        """Open an array of both sides, and of base unless it is new there."""
+        base = None if is_new else self.array("base", path)
         return Trio(base, self.array("ours", path), self.array("theirs", path))
 
 
@@ -133,6 +130,8 @@ class Mix:
     decided: tuple[Decided, ...] = ()
     choice: Side | None = None
     """Side whose values win where both changed one; without it ours stay."""
+    is_new: bool = False
+    """Whether base has no such array, or another one of that name."""
 
     def region(self, at: At) -> Box:
         """Return the positions of a chunk."""
@@ -172,7 +171,7 @@ def examine(stores: Stores, mix: Mix) -> Found:
     spots, first = Spots(), None
     written: list[At] = []
     copied: list[At] = []
-    trio = stores.trio(mix.path)
+    trio = stores.trio(mix.path, is_new=mix.is_new)
     for at in mix.chunks:
         blocks = trio.blocks(mix.region(at))
         taken, clash = _rule(mix, at, *blocks)
@@ -191,7 +190,7 @@ def write(stores: Stores, mix: Mix, target: icechunk.IcechunkStore) -> None:
     """Write the merged chunks into an array of `target` that has its merged shape already and else is as in ours."""
     import zarr
 
-    trio, into = stores.trio(mix.path), zarr.open_array(target, path=mix.path, mode="r+")
+    trio, into = stores.trio(mix.path, is_new=mix.is_new), zarr.open_array(target, path=mix.path, mode="r+")
     for at in mix.chunks:
         region = mix.region(at)
         base, ours, theirs = trio.blocks(region)
@@ -199,18 +198,21 @@ def write(stores: Stores, mix: Mix, target: icechunk.IcechunkStore) -> None:
         into[tuple(slice(side.start, side.stop) for side in region)] = np.where(taken, theirs.values, ours.values)
 
 
+def changes(old: zarr.Array[Any], new: zarr.Array[Any], chunks: Iterable[At]) -> Iterator[tuple[Box, Mask]]:
+    """Yield the positions of some chunks, and which values in them are other ones than before."""
+    for at in sorted(chunks):
+        if all(number * size < length for number, size, length in zip(at, stored_chunk(new), new.shape, strict=True)):
+            region = positions(tuple(range(number, number + 1) for number in at), stored_chunk(new), new.shape)
+            yield region, differing(_block(old, region).values, _block(new, region).values)
+
+
 def changes_rows(old: zarr.Array[Any], new: zarr.Array[Any], chunks: Iterable[At], *, axis: int, rows: Mask) -> bool:
     """Whether some chunks of an array hold other values than before in some positions along an axis."""
-    for at in sorted(chunks):
-        if any(number * size >= length for number, size, length in zip(at, stored_chunk(new), new.shape, strict=True)):
-            continue
-        region = positions(tuple(range(number, number + 1) for number in at), stored_chunk(new), new.shape)
-        wanted = rows[region[axis].start : region[axis].stop]
-        if not wanted.any():
-            continue
-        a, b = _block(old, region), _block(new, region)
-        apart = differing(a.values, b.values) | ~a.present
-        if np.compress(wanted, apart[(slice(None),) * axis + (slice(0, wanted.size),)], axis=axis).any():
+    size = stored_chunk(new)[axis]
+    wanted = (at for at in chunks if rows[at[axis] * size : (at[axis] + 1) * size].any())
+    for region, apart in changes(old, new, wanted):
+        inside = np.flatnonzero(rows[region[axis].start : region[axis].stop])
+        if np.take(apart, inside, axis=axis).any():
             return True
     return False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from icemagic import diff, history, merging, operations, refs, standing
 from icemagic.display import count
-from icemagic.errors import ConflictError, NothingToCommitError, TransactionError
+from icemagic.errors import ConflictError, GuardError, TransactionError
 from icemagic.mergeplan import Choices
 from icemagic.records import Committed, Note, Version
 from icemagic.transaction import Terms
@@ -58,13 +58,12 @@ class Junction(Workbench):
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
             case "there":
-                return _up_to_date(branch, ref, theirs)
+                return Note(merging.up_to_date(branch, ref, theirs))
             case "forward":
                 return self._forward(branch, ref, (ours, theirs), kind="fast-forward")
         return self._bring(
             lambda tip: merging.of_version(self.repo, branch, tip, theirs, of=ref, choices=choices),
             message,
-            Terms(allow_empty=True),
         )
 
     def plan_merge(
@@ -75,10 +74,10 @@ class Junction(Workbench):
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
             case "there":
-                return _up_to_date(branch, ref, theirs)
+                return Note(merging.up_to_date(branch, ref, theirs))
             case "forward":
                 return self._outlook_forward(branch, ref, (ours, theirs))
-        return merging.of_version(self.repo, branch, ours, theirs, of=ref, choices=choices).outlook(self.repo)
+        return self._outlook(merging.of_version(self.repo, branch, ours, theirs, of=ref, choices=choices))
 
     def cherry_pick(
         self,
@@ -87,28 +86,26 @@ class Junction(Workbench):
         choice: Side | None = None,
         arrays: Mapping[str, Side] | None = None,
         message: str | None = None,
-    ) -> Merged:
+    ) -> Merged | Note:
         """Repeat on the branch what one version changed; parameters and errors as for :meth:`merge`.
 
         Raises
         ------
-        NothingToCommitError
-            When all of it is there already.
         UnknownVersionError
             When the version before it expired.
         """
         branch, picked, choices = self._movable("cherry-pick"), self.resolve(ref), _choices(choice, arrays)
         return self._bring(
-            lambda tip: merging.of_change(self.repo, branch, tip, picked, of=ref, choices=choices), message, Terms()
+            lambda tip: merging.of_change(self.repo, branch, tip, picked, of=ref, choices=choices), message
         )
 
     def plan_cherry_pick(
         self, ref: str | Version, *, choice: Side | None = None, arrays: Mapping[str, Side] | None = None
-    ) -> Outlook:
+    ) -> Outlook | Note:
         """Return what :meth:`cherry_pick` would change, and what is in conflict; nothing is written."""
         branch, picked, choices = self._movable("cherry-pick"), self.resolve(ref), _choices(choice, arrays)
         ours = refs.tip(self.repo, branch)
-        return merging.of_change(self.repo, branch, ours, picked, of=ref, choices=choices).outlook(self.repo)
+        return self._outlook(merging.of_change(self.repo, branch, ours, picked, of=ref, choices=choices))
 
     def promote(self, ref: str | Version) -> operations.Moved | Note:
         """Move the branch forward to a version that was made on top of it; :meth:`undo` takes it back.
@@ -129,29 +126,38 @@ class Junction(Workbench):
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
             case "there":
-                return _up_to_date(branch, ref, theirs)
+                return Note(merging.up_to_date(branch, ref, theirs))
             case "apart":
                 raise merging.not_ahead(self.repo, branch, (ours, theirs), of=ref)
         return move(branch, ref, (ours, theirs))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _bring(self, make: Callable[[str], Bringing], message: str | None, terms: Terms) -> Merged:
+    def _bring(self, make: Callable[[str], Bringing], message: str | None) -> Merged | Note:
         """Commit what comes in, planned on the version that the transaction stands on."""
         started = time.perf_counter()
-        with self.transaction(terms=terms) as txn:
+        with self.transaction(terms=Terms(brought=True)) as txn:
             bringing = make(txn.base)
             bringing.refuse_unsolved()
-            if not (terms.allow_empty or bringing.plan.edits):
-                text = f"{txn.branch} has all that {bringing.of} changed, so there is nothing to commit."
-                raise NothingToCommitError(text)
+            if bringing.nothing:
+                return Note(bringing.nothing)
             bringing.plan.apply(txn.plain.store)
             changes = txn.changes()
             try:
                 version = txn.commit(message or bringing.message, bringing.metadata)
             except ConflictError as error:
                 raise ConflictError(error.message, "Run it again: it then starts from their version.") from error
+            except GuardError as error:
+                hint = (
+                    "Mend it on either side first, or choose a side with --array NAME=SIDE; --dry-run shows all of it."
+                )
+                raise GuardError(error.message, hint) from error
         return bringing.merged(Committed(version, txn.branch, changes, time.perf_counter() - started))
+
+    def _outlook(self, bringing: Bringing) -> Outlook | Note:
+        return (
+            Note(bringing.nothing) if bringing.nothing and not bringing.plan.unsolved else bringing.outlook(self.repo)
+        )
 
     def _forward(self, branch: str, ref: str | Version, way: tuple[str, str], *, kind: str) -> operations.Moved:
         ours, theirs = way
@@ -181,7 +187,3 @@ class Junction(Workbench):
 
 def _choices(everything: Side | None, arrays: Mapping[str, Side] | None) -> Choices:
     return Choices(everything, {f"/{path.strip('/')}": side for path, side in (arrays or {}).items()})
-
-
-def _up_to_date(branch: str, ref: str | Version, snapshot_id: str) -> Note:
-    return Note(f"already up to date: {branch} has all of {merging.named(ref, snapshot_id)}")

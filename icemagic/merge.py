@@ -16,7 +16,7 @@ raw bytes, what only theirs changed stays, and what both changed differently is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -230,7 +230,7 @@ def _is_resized(at: tuple[int, ...], *sides: Node) -> bool:
     return len({extent(at, side.metadata["shape"], side) for side in sides}) > 1
 
 
-def extent(at: tuple[int, ...], shape: list[int], node: Node) -> tuple[int, ...]:
+def extent(at: tuple[int, ...], shape: Sequence[int], node: Node) -> tuple[int, ...]:
     """Return how much of a chunk lies inside a shape, for each dimension."""
     sides = zip(at, chunk_shape(node.metadata), shape, strict=False)
     return tuple(max(0, min(chunk, length - number * chunk)) for number, chunk, length in sides)

@@ -89,7 +89,7 @@ def incomparable(base: Node | None, ours: Node, theirs: Node) -> str:
         return "its creation"
     if not ours.is_array:
         return ""
-    if definition(ours) != definition(theirs) or (base is not None and definition(ours) != definition(base)):
+    if definition(ours) != definition(theirs):
         return "its creation" if base is None else "its definition"
     if ours.metadata["chunk_grid"]["name"] != "regular":
         return "its chunks, which are of several sizes"

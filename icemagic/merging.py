@@ -40,14 +40,19 @@ def named(of: str | Version, snapshot_id: str) -> str:
     return short(snapshot_id) if snapshot_id.startswith(str(of).upper()) else f"{of} ({short(snapshot_id)})"
 
 
+def up_to_date(branch: str, of: str | Version, snapshot_id: str) -> str:
+    """Say that a branch has all that a version has."""
+    return f"already up to date: {branch} has all of {named(of, snapshot_id)}"
+
+
 def not_ahead(repo: icechunk.Repository, branch: str, lying: tuple[str, str], *, of: str | Version) -> ConflictError:
-    """Return the error that says which versions of a branch another one does not have."""
+    """Return the error that says which versions a branch would lose if it moved to another one."""
     ours, theirs = lying
-    theirs_has = lineage.ancestry(repo, theirs).parents
-    own = [info for info in repo.ancestry(snapshot_id=ours) if info.id not in theirs_has]
+    kept = {info.id for info in repo.ancestry(snapshot_id=theirs)}
+    own = [info for info in repo.ancestry(snapshot_id=ours) if info.id not in kept]
     more = f" and {len(own) - _SHOWN:,} more" if len(own) > _SHOWN else ""
     names = ", ".join(history.version_of(info).summary() for info in own[:_SHOWN])
-    text = f"{branch} has what {_short(of)} has not: {names}{more}. A promotion would drop that, so nothing was moved."
+    text = f"{_short(of)} was not made on top of {names}{more}: {branch} would lose that. Nothing was moved."
     return ConflictError(text, f"%ice merge {_short(of)} brings both together.")
 
 
@@ -69,6 +74,8 @@ class Bringing:
     """What the commit records."""
     remarks: tuple[str, ...]
     """What is to be known of it, one sentence each."""
+    nothing: str = ""
+    """Why there is nothing to commit, where there is not."""
 
     def refuse_unsolved(self) -> None:
         """Refuse conflicts that no choice solves.
@@ -98,15 +105,15 @@ class Bringing:
         """Return the line that appends the rows of the other side."""
         group, _, dimension = conflict.name.rpartition("/")
         inside = f', group="{group}"' if group else ""
-        opened = f'xr.open_zarr(IcechunkStore.open(store.repo, version="{short(self.theirs)}"){inside}).load()'
-        rows = f"{opened}.isel({dimension}=slice({conflict.appended}, None))"
-        return f'then append the others on top: {rows}.to_zarr(store, append_dim="{dimension}"{inside})'
+        opened = f'xr.open_zarr(IcechunkStore.open(store.repo, version="{short(self.theirs)}"){inside})'
+        rows = f"{opened}.isel({dimension}=slice({conflict.appended}, None)).load()"
+        return f'append the others in a %%commit cell then: {rows}.to_zarr(store, append_dim="{dimension}"{inside})'
 
     def outlook(self, repo: icechunk.Repository) -> Outlook:
         """Return what it would change and what is in conflict; nothing is written."""
         changes = diff.of_nodes(self.plan.before, self.plan.after, names=(self.branch, self.what))
         mixed = sum(len(mix.chunks) for mix in self.plan.mixes)
-        merged = (f"{count(mixed, 'chunk')} merged value by value, whose bytes are known once written",) * bool(mixed)
+        merged = (f"{count(mixed, 'chunk')} to be merged value by value; the bytes count once written",) * bool(mixed)
         verdict = self._decodes(repo)
         outcome = "refused" if self.plan.unsolved or not verdict.passed else "committed"
         return Outlook(
@@ -123,7 +130,7 @@ class Bringing:
         session = repo.writable_session(self.branch)
         bare = (replace(edit, chunks=()) for edit in self.plan.edits)
         merge.apply(bare, self.plan.stores.theirs, session.store)
-        return guards.decode(repo.readonly_session(snapshot_id=session.snapshot_id), session)
+        return guards.decode(repo.readonly_session(snapshot_id=session.snapshot_id), session, labels=False)
 
     def merged(self, committed: Committed) -> Merged:
         """Return the record of the commit that was made of it."""
@@ -208,7 +215,9 @@ def of_version(
     recorded = {key: value for key, value in recorded.items() if value}
     what = f"merging {named(of, theirs)} into {branch}"
     message = f"Merge {named(of, theirs)} into {branch}"
-    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, _remarks(repo, base))
+    # Where nobody changed anything else there is nothing to record either: two branches merged into each other.
+    nothing = up_to_date(branch, of, theirs) if base.id == ours and not found.edits else ""
+    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, _remarks(repo, base), nothing)
 
 
 def of_change(
@@ -229,7 +238,8 @@ def of_change(
         raise UnknownVersionError(text, "%ice restore takes over an array of it as it is.")
     found = _plan(repo, (version.parent, ours, picked), (branch, _short(of)), choices)
     what = f"picking {named(of, picked)} for {branch}"
-    return Bringing(what, branch, _short(of), picked, found, version.message, {PICKED: picked}, ())
+    nothing = "" if found.edits else f"nothing that {named(of, picked)} changed is missing in {branch}"
+    return Bringing(what, branch, _short(of), picked, found, version.message, {PICKED: picked}, (), nothing)
 
 
 def _plan(repo: icechunk.Repository, ids: tuple[str, str, str], names: tuple[str, str], choices: Choices) -> Plan:

@@ -92,9 +92,8 @@ class Version(Shown):
             return f"pick of {short(picked)}" if isinstance(picked, str) else ""
         recorded = self.metadata[MERGED]
         of = "" if self.merged.startswith(str(recorded.get("of"))) else f"{recorded.get('of')} "
-        into = f" into {short(self.parent)}" if self.parent else ""
         said = solved_words(recorded.get("solved"), recorded.get("more"))
-        return f"merge of {of}({short(self.merged)}){into}{f'; conflicts solved: {said}' if said else ''}"
+        return f"merge of {of}({short(self.merged)}){f'; conflicts solved: {said}' if said else ''}"
 
     def __str__(self) -> str:
         return self.id
@@ -243,7 +242,9 @@ class Exhibit(Shown):
         # The title has room for one line of limited length; the rest, or all of it, follows.
         message = [part for line in lines[len(summary) <= CELL_LIMIT :] for part in wrap(line) or [""]]
         changed = self.diff.summary() if self.diff else "unknown, the version before it expired"
-        origin = (self.version.origin,) * bool(self.version.origin)
+        origin = [self.version.origin] if self.version.origin else []
+        if self.version.merged and self.version.parent:
+            origin.append(f"parents: {short(self.version.parent)} and {short(self.version.merged)}")
         parts = (Lines((*message, self.version.byline(), *origin, f"changed: {changed}")),)
         return Report(summary, (*parts, *(self.diff.parts() if self.diff else ()), *self.origin.parts()))
 

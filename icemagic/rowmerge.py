@@ -139,14 +139,16 @@ def _labels(stores: Stores, path: str, lengths: Lengths, coordinate: Three | Non
     assert ours is not None
     assert theirs is not None
     recoded = [base is not None and not same_encoding(base, side) for side in (ours, theirs)]
-    if any(recoded) or not same_encoding(ours, theirs):
-        # Numbers that mean something else do not compare: as far as can be told all labels are other ones.
-        found.ours[:] |= in_base & recoded[0]
-        found.theirs[:] |= in_base & recoded[1]
+    # Numbers that mean something else do not compare: as far as can be told all labels are other ones.
+    found.ours[:] |= in_base & recoded[0]
+    found.theirs[:] |= in_base & recoded[1]
+    if not same_encoding(ours, theirs):
         found.apart[:] = True
         return found
-    size, trio = chunk_shape(ours.metadata)[0], stores.trio(path)
-    changed = differing_chunks(ours, theirs).union(*(differing_chunks(base, side) for side in (ours, theirs) if base))
+    is_new = base is None or any(recoded)
+    size, trio = chunk_shape(ours.metadata)[0], stores.trio(path, is_new=is_new)
+    before = base if base is not None and not is_new else Node({})
+    changed = differing_chunks(ours, theirs) | differing_chunks(ours, before) | differing_chunks(theirs, before)
     shared = range((lengths[0] or 0) // size, -(-min(lengths[1:]) // size))
     for number in sorted({at for (at,) in changed}.union(shared)):
         part = slice(number * size, min((number + 1) * size, places.size))

@@ -5,7 +5,7 @@ Base, ours and theirs are three states of one repository; ours is merged into. F
 - what only one side changed is taken from that side, chunks as raw bytes;
 - of attributes each key is merged by itself, and of arrays each value (:mod:`icemagic.chunkmerge`);
 - rows are merged where both sides mean the same ones (:mod:`icemagic.rowmerge`);
-- what both made, or both removed, alike is no conflict;
+- what both made, made anew or removed alike is no conflict;
 - an array that both changed, one of them in its definition (data type, chunks, codecs, fill value, dimension names) or
   in an attribute that says how its numbers are encoded, is a conflict as a whole;
 - so is a node that one side removed and the other changed, and one that both made of different kinds;
@@ -15,17 +15,17 @@ Base, ours and theirs are three states of one repository; ours is merged into. F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from zarr.core.sync import sync
 
 from icemagic import merge
-from icemagic.chunkmerge import At, Found, Mix, Stores, examine
+from icemagic.chunkmerge import At, Found, Mix, Stores, changes, examine
 from icemagic.coordinates import decoded, label, words
 from icemagic.display import count
-from icemagic.merge import Edit, Side, attributes_of, beyond, differing_chunks, extent, take
+from icemagic.merge import Edit, Side, attributes_of, beyond, definition, differing_chunks, extent, take
 from icemagic.mergeplan import Choices, Conflict, Plan, beside, dimensions, incomparable, is_coordinate, node_words
 from icemagic.nodes import Node, chunk_shape, read_nodes
 from icemagic.rowmerge import Lengths, Rows, Three, judge
@@ -112,10 +112,18 @@ class _Comparison:
             what = "nothing"
         if not what and ours and theirs:
             self._parts(path, base, ours, theirs, rows)
-        elif we and they:
-            self._whole(path, what)
-        elif they:
+        elif they and (not we or self._is_rewritten(path, "ours")):
             self.edits[path] = take(path, theirs, ours)
+        elif we and they and not self._is_rewritten(path, "theirs"):
+            self._whole(path, what)
+
+    def _is_rewritten(self, path: str, side: Side) -> bool:
+        """Whether a side wrote an array, but only the values that it had."""
+        base, after = self.base.get(path), (self.ours if side == "ours" else self.theirs).get(path)
+        if base is None or after is None or not after.is_array or base.metadata != after.metadata:
+            return False
+        old, new = self.stores.array("base", path), self.stores.array(side, path)
+        return not any(apart.any() for _, apart in changes(old, new, differing_chunks(base, after)))
 
     def _whole(self, path: str, what: str) -> None:
         """Note that a node comes from one side as a whole."""
@@ -146,21 +154,38 @@ class _Comparison:
 
     def _values(self, path: str, shape: list[int], rows: list[Rows]) -> set[At]:
         """Return the chunks that become as in theirs, and note those that are to be merged value by value."""
-        base, ours, theirs = (node or Node({"shape": []}) for node in self._three(path))
+        _, ours, theirs = self._three(path)
+        assert ours is not None
+        assert theirs is not None
+        before = self.base.get(path)
+        is_new = before is None or definition(before) != definition(ours)
+        base = Node({"shape": [0] * len(shape)}) if before is None or is_new else before
         mine, others = differing_chunks(theirs, base), differing_chunks(ours, base)
-        if any(one.conflict for one in rows):
-            both = mine | others
-        else:
-            both = {
-                at
-                for at in mine
-                if at in others or extent(at, shape, ours) != extent(at, theirs.metadata["shape"], ours)
-            }
-        outside = {at for at in ours.chunks.keys() | theirs.chunks.keys() if beyond(at, shape, ours)}
+
+        def reach(at: At, side: Sequence[int]) -> tuple[int, ...]:
+            return extent(at, side, ours)
+
+        def is_shared(at: At) -> bool:
+            """Whether a chunk may hold values of both sides; rows of fill values leave no chunk."""
+            before, we, they = (reach(at, node.metadata["shape"]) for node in (base, ours, theirs))
+            return at in mine & others or before not in (we, they) or (at in mine and they != reach(at, shape))
+
+        both = mine | others
+        if not any(one.conflict for one in rows):
+            both = set(filter(is_shared, both))
+        outside = {at for at in ours.chunks.keys() | mine | others if beyond(at, shape, ours)}
         decided = [one.decided(axis, self.choices.of(one.path)) for axis, one in enumerate(rows)]
         choice = self.choices.of(path)
         chunk = chunk_shape(ours.metadata)
-        mix = Mix(path, tuple(shape), chunk, tuple(sorted(both - outside)), sum(decided, ()), choice)
+        mix = Mix(
+            path,
+            tuple(shape),
+            chunk,
+            tuple(sorted(both - outside)),
+            sum(decided, ()),
+            choice,
+            is_new=is_new,
+        )
         found = examine(self.stores, mix)
         if found.written:
             self.mixes.append(replace(mix, chunks=found.written))
