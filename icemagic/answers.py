@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from icemagic.display import Shown
     from icemagic.expiry import ExpirePlan
+    from icemagic.merge import Side
     from icemagic.store import IcechunkStore
 
 _shown: WeakKeyDictionary[icechunk.Repository, dict[str, tuple[dict[str, Any], Any]]] = WeakKeyDictionary()
@@ -99,6 +100,40 @@ def _range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
+def _merge(store: IcechunkStore, given: argparse.Namespace) -> Shown:
+    choice, arrays = _sides(given)
+    if given.dry_run:
+        return store.plan_merge(given.ref, choice=choice, arrays=arrays)
+    return store.merge(given.ref, choice=choice, arrays=arrays, message=given.message)
+
+
+def _cherry_pick(store: IcechunkStore, given: argparse.Namespace) -> Shown:
+    choice, arrays = _sides(given)
+    if given.dry_run:
+        return store.plan_cherry_pick(given.ref, choice=choice, arrays=arrays)
+    return store.cherry_pick(given.ref, choice=choice, arrays=arrays, message=given.message)
+
+
+def _promote(store: IcechunkStore, given: argparse.Namespace) -> Shown:
+    return store.plan_promote(given.ref) if given.dry_run else store.promote(given.ref)
+
+
+def _sides(given: argparse.Namespace) -> tuple[Side | None, dict[str, Side]]:
+    """Return the side that wins everywhere, and those that win for single arrays."""
+    if given.ours and given.theirs:
+        raise CommandError(
+            "--ours and --theirs contradict each other.", "Give one; --array NAME=SIDE decides one array."
+        )
+    arrays: dict[str, Side] = {}
+    for text in given.array:
+        match text.rpartition("="):
+            case [str(name), "=", "ours" | "theirs" as side] if name:
+                arrays[name] = side
+            case _:
+                raise CommandError(f"{text!r} names no array and side.", "For example: --array SNR=theirs")
+    return "ours" if given.ours else "theirs" if given.theirs else None, arrays
+
+
 def _expire(store: IcechunkStore, given: argparse.Namespace) -> Shown:
     def plan() -> ExpirePlan:
         if (given.before is None) == (given.keep is None):
@@ -172,6 +207,9 @@ ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "switch": lambda store, given: store.switch(given.branch),
     "checkout": lambda store, given: store.checkout(given.ref),
     "refresh": lambda store, _: store.refresh(),
+    "merge": _merge,
+    "cherry-pick": _cherry_pick,
+    "promote": _promote,
     "discard": lambda store, _: store.discard(),
     "begin": lambda store, _: store.begin(),
     "stash": _stash,

@@ -120,6 +120,20 @@ COMMIT_OPTIONS = (
 )
 _RETRY = _given("--retry", "in a conflict, run the cell again on the newest version", action="store_true")
 
+_BRINGING = (
+    _given("--dry-run", "show what would change and what is in conflict; change nothing", action="store_true"),
+    _given("--ours", "in a conflict, take this branch's side of everything", action="store_true"),
+    _given("--theirs", "in a conflict, take the other side of everything", action="store_true"),
+    _given(
+        "--array",
+        "in a conflict, take one array, or the rows of a dimension, from ours or theirs; may be repeated",
+        action="append",
+        default=[],
+        metavar="NAME=SIDE",
+    ),
+    Argument(("-m", "--message"), "what the commit is about", "nothing", (("metavar", "TEXT"), ("default", None))),
+)
+
 DEFAULT_BRANCH = "main"
 
 VERBS: Mapping[str, Verb] = {
@@ -227,6 +241,13 @@ VERBS: Mapping[str, Verb] = {
         Verb("switch", "stand on the newest version of a branch", (_given("branch", "branch", "branch"),)),
         Verb("checkout", "stand on a version, read-only", (_given("ref", "version", "ref"),)),
         Verb("refresh", "move to the newest version of the branch"),
+        Verb("merge", "bring all that a branch, tag or version has into the branch", (_NEEDED_REF, *_BRINGING)),
+        Verb("cherry-pick", "repeat on the branch what one version changed", (_NEEDED_REF, *_BRINGING)),
+        Verb(
+            "promote",
+            "move the branch forward to one that was made on top of it; undo takes it back",
+            (_NEEDED_REF, _given("--dry-run", "show what would change; move nothing", action="store_true")),
+        ),
         Verb("begin", "open a transaction that lasts over several cells; a cell that fails leaves nothing in it"),
         Verb("commit", "commit what was changed since begin", (_MESSAGE, *COMMIT_OPTIONS)),
         Verb("discard", "throw away what the open transaction changed so far"),

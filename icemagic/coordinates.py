@@ -42,8 +42,9 @@ def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
     return joined(rows)
 
 
-def joined(found: list[Box]) -> list[Box]:
-    """Return disjoint boxes with those joined that lie side by side, in order."""
+def joined(parts: Iterable[Box]) -> list[Box]:
+    """Return fewer disjoint boxes that hold the same as the given disjoint ones, in order."""
+    found = list(parts)
     for axis in reversed(range(len(found[0]) if found else 0)):
         found = _merged(found, axis)
     return sorted(found, key=lambda box: [side.start for side in box])

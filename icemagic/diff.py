@@ -123,6 +123,14 @@ def compare(a: Side, b: Side, question: Question | None = None) -> Diff:
     )
 
 
+def of_nodes(before: Mapping[str, Node], after: Mapping[str, Node], *, names: tuple[str, str]) -> Diff:
+    """Compare what is known of two states of one repository, by path; places are not said."""
+    pairs = _pairs(before, after, {})
+    arrays = (arraydiff.compare(pair)[0] for pair in pairs if pair.last.is_array)
+    differing = tuple(array for array in arrays if array.status != arraydiff.SAME)
+    return Diff(*names, arrays=differing, groups=_groups(pairs), attributes=_attributes(pairs))
+
+
 def rewritten(base: icechunk.Session, session: icechunk.Session) -> dict[str, set[tuple[int, ...]]]:
     """Return the chunks of each array that a session wrote with the bytes that they had before."""
     paths, stores = session.status().updated_chunks, (base.store, session.store)

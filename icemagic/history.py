@@ -80,7 +80,12 @@ def title(repo: icechunk.Repository, snapshot_id: str) -> str:
 
 def behind(repo: icechunk.Repository, snapshot_id: str, branch: str) -> int:
     """Return how many versions of a branch are newer than a snapshot."""
-    newer = takewhile(lambda info: info.id != snapshot_id, repo.ancestry(branch=branch))
+    return steps(repo, snapshot_id, repo.lookup_branch(branch))
+
+
+def steps(repo: icechunk.Repository, earlier: str, later: str) -> int:
+    """Return how many versions were made from a snapshot up to a later one."""
+    newer = takewhile(lambda info: info.id != earlier, repo.ancestry(snapshot_id=later))
     return sum(info.parent_id is not None for info in newer)
 
 

@@ -16,7 +16,7 @@ raw bytes, what only theirs changed stays, and what both changed differently is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,10 +124,10 @@ def _node(
     if ours == base or (ours == theirs and not _both_resized(base, ours)):
         return None, []
     if theirs == base:
-        return _take(path, ours, theirs), []
+        return take(path, ours, theirs), []
     what = _whole(base, ours, theirs)
     if what is not None:
-        return (_take(path, ours, theirs), []) if choice == "ours" else (None, [] if choice else [Clash(path, what)])
+        return (take(path, ours, theirs), []) if choice == "ours" else (None, [] if choice else [Clash(path, what)])
     assert base is not None
     assert ours is not None
     assert theirs is not None
@@ -141,17 +141,13 @@ def _both_resized(base: Node | None, both: Node | None) -> bool:
     return bool(base.metadata["shape"] != both.metadata["shape"])
 
 
-def _take(path: str, ours: Node | None, theirs: Node | None) -> Edit:
+def take(path: str, ours: Node | None, theirs: Node | None) -> Edit:
     """Make the node of theirs as it is in ours."""
     if ours is None:
         return Edit(path, None)
-    if (
-        theirs is None
-        or ours.is_array != theirs.is_array
-        or (ours.is_array and _definition(ours) != _definition(theirs))
-    ):
+    if theirs is None or ours.is_array != theirs.is_array or (ours.is_array and definition(ours) != definition(theirs)):
         return Edit(path, ours.metadata, anew=True, chunks=tuple(sorted(ours.chunks)))
-    return Edit(path, ours.metadata, chunks=tuple(sorted(_differing(ours, theirs))))
+    return Edit(path, ours.metadata, chunks=tuple(sorted(differing_chunks(ours, theirs))))
 
 
 def _whole(base: Node | None, ours: Node | None, theirs: Node | None) -> str | None:
@@ -160,49 +156,60 @@ def _whole(base: Node | None, ours: Node | None, theirs: Node | None) -> str | N
         return "its creation"
     if ours is None or theirs is None:
         return "its removal"
-    if base.is_array and not _definition(base) == _definition(ours) == _definition(theirs):
+    if base.is_array and not definition(base) == definition(ours) == definition(theirs):
         return "its definition"
     return None
 
 
-def _parts(path: str, base: Node, ours: Node, theirs: Node, choice: Side | None) -> tuple[Edit, list[Clash]]:
+def _parts(path: str, base: Node, ours: Node, theirs: Node, choice: Side | None) -> tuple[Edit | None, list[Clash]]:
     """Merge shape, attributes and chunks of a node that both sides changed."""
-    attributes, clashing = _attributes(base, ours, theirs, choice)
-    clashes = [Clash(path, f"attribute {key}") for key in clashing]
+    attributes, clashing = merged_attributes(base, ours, theirs, choice)
+    clashes = [] if choice else [Clash(path, f"attribute {key}") for key in clashing]
     metadata = {**theirs.metadata, "attributes": attributes}
     if not ours.is_array:
         return Edit(path, metadata), clashes
-    mine, others = _differing(ours, base), _differing(theirs, base)
+    mine, others = differing_chunks(ours, base), differing_chunks(theirs, base)
     both = {at for at in mine & others if ours.chunks.get(at) != theirs.chunks.get(at)}
     shape, cut = _shape(base, ours, theirs, mine, others)
+    recoded = _encoding(base, ours, theirs, mine, others)
     if choice is None:
         clashes += [Clash(path, "shape")] if cut else []
-        clashes += [Clash(path, f"attribute {key}, without which its numbers mean something else") for key in
-                    _encoding(base, ours, theirs, mine, others)]  # fmt: skip
+        clashes += [Clash(path, f"attribute {key}, without which its numbers mean something else") for key in recoded]
         clashes += [Clash(path, "chunks", tuple(sorted(both)))] if both else []
+    elif recoded:  # numbers of both encodings do not go into one array
+        return (take(path, ours, theirs) if choice == "ours" else None), []
+    chunks = mine - both if choice == "theirs" else mine
     if cut:
         shape = (theirs if choice == "theirs" else ours).metadata["shape"]
-    chunks = mine - both if choice == "theirs" else mine
-    outside = {at for at in theirs.chunks.keys() | chunks if _beyond(at, shape, base)}
+        resized = {at for at in ours.chunks.keys() | theirs.chunks.keys() if _is_resized(at, base, ours, theirs)}
+        chunks = chunks - resized if choice == "theirs" else chunks | resized
+    outside = {at for at in theirs.chunks.keys() | chunks if beyond(at, shape, base)}
     # What lies outside of the shape must not come back when the array grows again.
     chunks = (chunks - outside) | (outside & theirs.chunks.keys())
     return Edit(path, {**metadata, "shape": shape}, chunks=tuple(sorted(chunks))), clashes
 
 
-def _attributes(base: Node, ours: Node, theirs: Node, choice: Side | None) -> tuple[dict[str, Any], list[str]]:
-    """Return the merged attributes, and the keys that both sides changed."""
-    a, b, c = (dict(node.metadata.get("attributes", {})) for node in (base, ours, theirs))
+def merged_attributes(
+    base: Node | None, ours: Node, theirs: Node, choice: Side | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the merged attributes, and the keys that both sides changed differently, whichever side is chosen."""
+    a, b, c = (attributes_of(node) for node in (base, ours, theirs))
     merged, clashing = dict(c), []
     for key in {**a, **b}:
-        mine, others = (_of(side, key) != _of(a, key) for side in (b, c))
-        if not mine or _of(b, key) == _of(c, key):
+        mine, others = (comparable(side, key) != comparable(a, key) for side in (b, c))
+        if not mine or comparable(b, key) == comparable(c, key):
             continue
+        clashing += [key] if others else []
         if others and choice != "ours":
-            clashing += [] if choice else [key]
             continue
         merged.pop(key, None)
         merged |= {key: b[key]} if key in b else {}
     return merged, clashing
+
+
+def attributes_of(node: Node | None) -> dict[str, Any]:
+    """Return the attributes of a node; none where there is no node."""
+    return dict(node.metadata.get("attributes", {})) if node else {}
 
 
 def _shape(
@@ -213,10 +220,21 @@ def _shape(
     if a not in (b, c):
         return c, True
     shape, written = (c, mine & ours.chunks.keys()) if b == a else (b, others & theirs.chunks.keys())
-    return shape, b != c and any(_beyond(at, shape, base) for at in written)
+    return shape, b != c and any(beyond(at, shape, base) for at in written)
 
 
-def _beyond(at: tuple[int, ...], shape: list[int], node: Node) -> bool:
+def _is_resized(at: tuple[int, ...], *sides: Node) -> bool:
+    """Whether a chunk holds more of the array on one side than on another."""
+    return len({extent(at, side.metadata["shape"], side) for side in sides}) > 1
+
+
+def extent(at: tuple[int, ...], shape: Sequence[int], node: Node) -> tuple[int, ...]:
+    """Return how much of a chunk lies inside a shape, for each dimension."""
+    sides = zip(at, chunk_shape(node.metadata), shape, strict=False)
+    return tuple(max(0, min(chunk, length - number * chunk)) for number, chunk, length in sides)
+
+
+def beyond(at: tuple[int, ...], shape: list[int], node: Node) -> bool:
     """Whether a chunk lies outside of a shape; on an irregular grid that is not known."""
     sides = zip(at, chunk_shape(node.metadata), shape, strict=False)
     return any(number * chunk >= length for number, chunk, length in sides)
@@ -230,8 +248,8 @@ def _encoding(
     return [
         key
         for key in ENCODING
-        if (others and _of(b, key) != _of(a, key) == _of(c, key))
-        or (mine and _of(c, key) != _of(a, key) == _of(b, key))
+        if (others and comparable(b, key) != comparable(a, key) == comparable(c, key))
+        or (mine and comparable(c, key) != comparable(a, key) == comparable(b, key))
     ]
 
 
@@ -244,9 +262,9 @@ def _orphans(edits: Iterable[Edit], known: Nodes, theirs: icechunk.IcechunkStore
     clashes = [
         Clash(edit.path, "its group, which one side removed")
         for edit in edits
-        if edit.metadata is not None and not _exists(_parent(edit.path), made, theirs)
+        if edit.metadata is not None and not _exists(parent_of(edit.path), made, theirs)
     ]
-    added = sync(read_nodes(theirs, {path for path in their_paths if replaced & _above(path)}))
+    added = sync(read_nodes(theirs, {path for path in their_paths if replaced & groups_above(path)}))
     return clashes + [Clash(path, "its group, which one side removed") for path in added]
 
 
@@ -254,32 +272,35 @@ def _exists(path: str | None, made: set[str], theirs: icechunk.IcechunkStore) ->
     return path is None or path in made or sync(read_metadata(theirs, path)) is not None
 
 
-def _parent(path: str) -> str | None:
+def parent_of(path: str) -> str | None:
+    """Return the path of the group that a node lies in; None for the root."""
     return None if path == "/" else path.rpartition("/")[0] or "/"
 
 
-def _above(path: str) -> set[str]:
-    parent = _parent(path)
-    return set() if parent is None else {parent} | _above(parent)
+def groups_above(path: str) -> set[str]:
+    """Return the paths of all groups that a node lies in."""
+    parent = parent_of(path)
+    return set() if parent is None else {parent} | groups_above(parent)
 
 
-def _differing(one: Node, other: Node) -> set[tuple[int, ...]]:
+def differing_chunks(one: Node, other: Node) -> set[tuple[int, ...]]:
+    """Return the chunks that are not stored as the same thing in two arrays."""
     return {at for at in one.chunks.keys() | other.chunks.keys() if one.chunks.get(at) != other.chunks.get(at)}
 
 
 def same_encoding(one: Node, other: Node) -> bool:
     """Whether the bytes of a chunk mean the same in two arrays."""
     a, b = (node.metadata.get("attributes", {}) for node in (one, other))
-    return _definition(one) == _definition(other) and all(_of(a, key) == _of(b, key) for key in ENCODING)
+    return definition(one) == definition(other) and all(comparable(a, key) == comparable(b, key) for key in ENCODING)
 
 
-def _definition(node: Node) -> str:
+def definition(node: Node) -> str:
     """Return what makes chunks readable: all metadata but shape and attributes."""
     rest = {key: value for key, value in node.metadata.items() if key not in _MERGED}
     return json.dumps(rest, sort_keys=True)
 
 
-def _of(attributes: Mapping[str, Any], key: str) -> str | None:
+def comparable(attributes: Mapping[str, Any], key: str) -> str | None:
     """Return an attribute in a form that compares; absent differs from null."""
     return json.dumps(attributes[key], sort_keys=True) if key in attributes else None
 

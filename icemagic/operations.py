@@ -73,6 +73,23 @@ def reset(repo: Repository, branch: str, to_snapshot: str, *, expected: str) -> 
     return _moved(repo, f"reset {branch}", branch, (expected, to_snapshot), f"{back} takes it back")
 
 
+def forward(repo: Repository, branch: str, to_snapshot: str, *, expected: str, what: str) -> Moved:
+    """Move a branch forward to a version that was made on top of it; `what` says what that is.
+
+    Raises
+    ------
+    ConflictError
+        When the branch stands on another snapshot than `expected`; it was not moved.
+    UnknownVersionError
+        When there is no such branch, or the snapshot expired.
+    """
+    with locked(repo):
+        _refuse_moved(repo, branch, expected)
+        _move(repo, branch, expected, to_snapshot)
+    back = "%ice undo" if oplog.is_kept(repo) else f"%ice reset {expected}"
+    return _moved(repo, what, branch, (expected, to_snapshot), f"{back} takes it back")
+
+
 def undo(repo: Repository, branch: str, *, expected: str) -> Moved:
     """Take back the last operation: a commit, amend or reset of a branch, or the deletion of any branch.
 

@@ -92,6 +92,17 @@ class Version(Shown):
         """Ids of the versions that it was made from: the one that it changed first, then the one merged in."""
         return tuple(parent for parent in dict.fromkeys((self.parent, self.merged)) if parent not in (None, "", ROOT))
 
+    @property
+    def origin(self) -> str:
+        """What a merge or a cherry-pick brought in and from where, in words; an empty text for other versions."""
+        picked = self.metadata.get(PICKED)
+        if self.merged is None:
+            return f"pick of {short(picked)}" if isinstance(picked, str) else ""
+        recorded = self.metadata[MERGED]
+        of = "" if self.merged.startswith(str(recorded.get("of"))) else f"{recorded.get('of')} "
+        said = solved_words(recorded.get("solved"), recorded.get("more"))
+        return f"merge of {of}({short(self.merged)}){f'; conflicts solved: {said}' if said else ''}"
+
     def __str__(self) -> str:
         return self.id
 
@@ -105,6 +116,15 @@ class Version(Shown):
     def byline(self) -> str:
         """Return time, author and refs in one line."""
         return " · ".join(filter(None, (utc(self.time), self.author, ", ".join(self.refs))))
+
+
+def solved_words(solved: object, more: object) -> str:
+    """Say which side solved the conflicts of which array, as a merge recorded it; anybody may write there."""
+    entries = solved.items() if isinstance(solved, Mapping) else ()
+    said = [
+        f"{name} by {entry[0]} ({entry[1]})" for name, entry in entries if isinstance(entry, list) and len(entry) > 1
+    ]
+    return ", ".join(said) + (f" and {more} more" if more else "")
 
 
 class Versions(Shown):
@@ -169,10 +189,11 @@ class Log(Versions):
         title = f"{self.of}: the newest {shown}" if self.truncated else f"{self.of}: {shown}, newest first"
         drawn = self.margin or ("",) * len(self)
         rows = [
-            (line, short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks)
+            (line, short(v.id), ", ".join(v.refs), utc(v.time), v.author, first_line(v.message), v.checks, v.origin)
             for line, v in zip(drawn, self.versions, strict=True)
         ]
-        table = filled(("", "version", "refs", "time", "author", "message", "checks passed"), rows)
+        columns = ("", "version", "refs", "time", "author", "message", "checks passed", "comes from")
+        table = filled(columns, rows)
         return Report(title, (replace(table, drawn=bool(self.margin)),))
 
 
@@ -255,7 +276,10 @@ class Exhibit(Shown):
         # The title has room for one line of limited length; the rest, or all of it, follows.
         message = [part for line in lines[len(summary) <= CELL_LIMIT :] for part in wrap(line) or [""]]
         changed = self.diff.summary() if self.diff else "unknown, the version before it expired"
-        parts = (Lines((*message, self.version.byline(), f"changed: {changed}")),)
+        origin = [self.version.origin] if self.version.origin else []
+        if self.version.merged and self.version.parent:
+            origin.append(f"parents: {short(self.version.parent)} and {short(self.version.merged)}")
+        parts = (Lines((*message, self.version.byline(), *origin, f"changed: {changed}")),)
         return Report(summary, (*parts, *(self.diff.parts() if self.diff else ()), *self.origin.parts()))
 
 

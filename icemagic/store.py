@@ -12,10 +12,10 @@ import icechunk
 from icemagic import history, operations, refs, rescue, standing
 from icemagic.config import Config, load_config
 from icemagic.errors import StoreExistsError, StoreNotFoundError, TransactionError
+from icemagic.junction import Junction
 from icemagic.opening import create_repository, open_repository
 from icemagic.records import Note, Refs, Version, first_line, short
 from icemagic.storage import describe, locate
-from icemagic.workbench import Workbench
 
 if TYPE_CHECKING:  # upkeep is loaded by who asks for it
     from icemagic.collection import Collected, CollectPlan
@@ -27,7 +27,7 @@ Place = str | os.PathLike[str] | icechunk.Repository
 """A URL, a path or an already open repository."""
 
 
-class IcechunkStore(Workbench):
+class IcechunkStore(Junction):
     """A versioned Zarr store over one open icechunk repository.
 
     Made by :meth:`open`, :meth:`create` and :meth:`open_or_create`. ``xr.open_zarr(store)`` and ``ds.to_zarr(store)``
@@ -229,19 +229,6 @@ class IcechunkStore(Workbench):
         self.refresh()
         title = f"[{branch} {short(version.id)}] {first_line(version.message)}"
         return Note(title, ("%ice undo gives the old message back",))
-
-    def _movable(self, what: str) -> str:
-        """Return the branch that the store stands on, where it may be moved."""
-        self._refuse_read_only()
-        self._refuse_in_transaction(what.split(maxsplit=1)[0])
-        if self._branch is None:
-            raise TransactionError("The store stands on a version, not on a branch.", "%ice switch NAME goes to one.")
-        standing.refuse_protected(self.repo, self._branch, what)
-        return self._branch
-
-    def _moved(self, moved: operations.Moved) -> operations.Moved:
-        self.refresh()
-        return moved
 
     def unreachable(self) -> rescue.Unreachable:
         """Return the versions that no branch or tag holds: taken back, put away, or saved."""

@@ -43,6 +43,8 @@ class Terms:
     """Path of an array to the side that wins where someone else changed the same; ``ours`` is the transaction."""
     prune: bool = False
     """Whether chunks that were written with the bytes they had before are left out."""
+    brought: bool = False
+    """Whether the changes were committed elsewhere before: they may come to nothing, and change the labels of rows."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,10 @@ class Transaction:
         with self._unharmed():
             if terms.prune:
                 self._prune()
-            self.require_changes()
+            if not terms.brought:
+                self.require_changes()
             standing.refuse_protected(self.repo, self.branch, "commit")
-            guards.refuse(self.judge(terms.checks))
+            guards.refuse(self.judge(terms))
             everything = {**self._metadata(self.base), **(metadata or {}), **self._checked(terms.checks)}
         self._landing = started(lambda: self._land(hide(message, self._secrets), everything, terms))
         return finished(self._landing, "The commit is finishing; interrupt again to leave it to itself.")
@@ -181,12 +184,13 @@ class Transaction:
         """
         terms = terms or self._terms
         self.require_changes()
-        verdicts = tuple(self.judge(terms.checks))
+        verdicts = tuple(self.judge(terms))
         return Rehearsal(self.branch, self.changes(), verdicts, self.forecast())
 
-    def judge(self, checks: Checks) -> list[Verdict]:
+    def judge(self, terms: Terms) -> list[Verdict]:
         """Return what each check says of the changes made so far: the default ones, the store's and those given."""
-        verdicts = [guards.decode(self._before, self.plain)]
+        checks = terms.checks
+        verdicts = [guards.decode(self._before, self.plain, labels=not terms.brought)]
         verdicts += standing.judge(self.plain, standing.standing(self.repo))
         if checks.limits:
             verdicts += guards.limits(self.changes(), checks)
@@ -334,14 +338,14 @@ class Transaction:
     def _land(self, message: str, metadata: dict[str, Any], terms: Terms) -> Version:
         """Commit on top of what others committed meanwhile, and see that the branch holds it."""
         with locked(self.repo), self._unharmed():
-            while not self._committed(message, metadata):
+            while not self._committed(message, metadata, terms):
                 self._move_on(terms)
             return _verified(self.repo, self.branch, self.plain.snapshot_id)
 
-    def _committed(self, message: str, metadata: dict[str, Any]) -> bool:
+    def _committed(self, message: str, metadata: dict[str, Any], terms: Terms) -> bool:
         """Commit; False when someone else was faster."""
         try:
-            self.plain.commit(message, metadata)
+            self.plain.commit(message, metadata, allow_empty=terms.brought)
         except icechunk.ConflictError:
             return False
         except icechunk.RefNotFoundError:
@@ -355,7 +359,7 @@ class Transaction:
         edits = self._edits(tip, terms.choices)
         if terms.choices or not self._rebased(tip, edits):
             self._carry(terms.choices)
-        guards.refuse(self.judge(terms.checks))
+        guards.refuse(self.judge(terms))
 
     def _edits(self, tip: str, choices: Mapping[str, Side]) -> list[Edit]:
         edits, clashes = conflicts.between(self.repo, self._before, self.plain, tip, choices)
