@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from icemagic import graph, history
 from icemagic.errors import SelectionError, UnknownVersionError
 from icemagic.records import Log, Version, utc
-from icemagic.touches import refuse_unknown, touching
+from icemagic.touching import refuse_unknown, touching
 
 if TYPE_CHECKING:
     import icechunk

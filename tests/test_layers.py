@@ -21,7 +21,7 @@ FLOORS = {
                "widgets"},
     "place": {"store", "junction", "workbench", "inquiry", "comparison", "standpoint"},
     "verbs": {
-        "transaction", "history", "logs", "touches", "sources", "bisection", "restore", "ingest", "fit", "provenance",
+        "transaction", "history", "logs", "touching", "sources", "bisection", "restore", "ingest", "fit", "provenance",
         "diff", "arraydiff", "structure", "identical", "values", "datasets",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
