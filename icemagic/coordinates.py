@@ -11,8 +11,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.core.sync import sync
 
 from icemagic.errors import SelectionError, did_you_mean
+from icemagic.nodes import read_metadata
 
 if TYPE_CHECKING:
     import icechunk
@@ -24,6 +26,9 @@ Box = tuple[range, ...]
 """A range of positions, or of chunk numbers, for every dimension."""
 Selection = Mapping[str, tuple[str, str]]
 """Dimension to its first and last label, both included, as typed."""
+
+_COMPARED = 10_000
+"""Most labels among which the nearest to a mistyped one is looked for, which takes a second for ten times as many."""
 
 
 def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
@@ -82,33 +87,115 @@ def words(store: icechunk.IcechunkStore, path: str, region: Box) -> str:
     array = zarr.open_array(store, path=path, mode="r")
     names = array.metadata.dimension_names or (None,) * array.ndim  # type: ignore[union-attr]  # format 3 has them
     sides = zip(names, array.shape, region, strict=True)
-    return ", ".join(_side(store, path, name, length, side) for name, length, side in sides) or "its one value"
+    return joined(_side(store, path, name, length, side) for name, length, side in sides)
+
+
+def joined(sides: Iterable[str]) -> str:
+    """Say a region from what was said of each of its sides."""
+    return ", ".join(sides) or "its one value"
 
 
 def _side(store: icechunk.IcechunkStore, path: str, name: str | None, length: int, side: range) -> str:
+    whole = len(side) == length and side.start == 0
+    ends = None if whole or not side else labels(store, path, name, length, (side.start, side.stop - 1))
+    return side_words(name, length, side, ends)
+
+
+def side_words(name: str | None, length: int, side: range, ends: Iterable[Any] | None) -> str:
+    """Say one side of a region of an array that is `length` long, by its first and last label where they are known."""
     if len(side) == length and side.start == 0:
         return f"all {name or 'positions'}"
-    ends = _labels(store, path, name, length, side) if name else None
     if ends is None:
         return f"{name or ''}[{side.start}:{side.stop}]"
     return f"{name} {_span(*ends)}"
 
 
-def _labels(store: icechunk.IcechunkStore, path: str, name: str, length: int, side: range) -> tuple[Any, Any] | None:
-    """Return the first and the last label of a range; None where no coordinate covers it."""
-    import xarray as xr
+def labels(
+    store: icechunk.IcechunkStore, path: str, name: str | None, length: int, at: Sequence[int]
+) -> np.ndarray[Any, Any] | None:
+    """Return the labels at some positions of a dimension, in order of position; None where no coordinate covers them.
+
+    Each chunk of the coordinate that holds one of them is read, once.
+    """
     import zarr
 
+    if name is None or not len(at) or max(at) >= length:
+        return None
     try:
         coordinate = zarr.open_array(store, path=beside(path, name), mode="r")
     except FileNotFoundError:
         return None
-    if coordinate.ndim != 1 or coordinate.shape[0] != length or not len(side) or side.stop > length:
+    if coordinate.ndim != 1 or coordinate.shape[0] != length:
         return None
-    ends = np.array([coordinate[side.start], coordinate[side.stop - 1]])
-    decoded = xr.conventions.decode_cf_variable(name, xr.Variable((name,), ends, dict(coordinate.attrs)))
-    first, last = decoded.values
-    return first, last
+    return np.asarray(_decoded(name, coordinate, coordinate.oindex[np.asarray(at)]).values)
+
+
+def _decoded(name: str, coordinate: zarr.Array[Any], raw: Any) -> xr.Variable:  # noqa: ANN401  as Zarr types it
+    import xarray as xr
+
+    values = np.asarray(raw)
+    values = values.astype(object) if values.dtype.kind == "T" else values  # as xarray reads texts
+    return xr.conventions.decode_cf_variable(name, xr.Variable((name,), values, dict(coordinate.attrs)))
+
+
+def is_coordinate(metadata: Mapping[str, Any], dim: str, length: int) -> bool:
+    """Whether an array, given by its Zarr metadata, is the coordinate of a dimension of some length."""
+    return (metadata.get("shape"), metadata.get("dimension_names")) == ([length], [dim])
+
+
+def index(store: icechunk.IcechunkStore, path: str, *, start: int = 0) -> pd.Index[Any]:
+    """Return the labels that a coordinate holds from a position on; no chunks before it are read."""
+    import zarr
+
+    coordinate = zarr.open_array(store, path=path, mode="r")
+    return _decoded(path.rpartition("/")[2], coordinate, coordinate[start:]).to_index()
+
+
+def variable(store: icechunk.IcechunkStore, path: str) -> xr.Variable:
+    """Return an array as xarray decodes it; lazy, so that only what is looked at is read.
+
+    Nothing else of its group is looked at, so nothing that is wrong with it stands in the way.
+
+    Raises
+    ------
+    SelectionError
+        When the array has no names of dimensions.
+    """
+    import xarray as xr
+    from xarray.backends import ZarrStore
+
+    group, _, name = path.strip("/").rpartition("/")
+    try:
+        source = ZarrStore.open_group(store, group=group or None, mode="r", consolidated=False)
+        encoded = source.open_store_variable(name)
+    except KeyError as error:
+        if "dimension_names" not in str(error):
+            raise
+        text = f"The dimensions of {path.strip('/')} have no names, so nothing can be selected in it."
+        raise SelectionError(text, "Arrays that xarray writes have them.") from None
+    return xr.conventions.decode_cf_variable(name, encoded)
+
+
+def region_of(store: icechunk.IcechunkStore, path: str, selection: Selection) -> Box:
+    """Return what :func:`region` does for an array of a store; only the coordinates of the selection are read."""
+    import xarray as xr
+
+    name = path.strip("/").rpartition("/")[2]
+    array = xr.DataArray(variable(store, path))
+    for dim in selection.keys() & array.sizes.keys():
+        coordinate = beside(path, dim)
+        metadata = sync(read_metadata(store, coordinate))
+        if is_coordinate(metadata or {}, dim, array.sizes[dim]):
+            array = array.assign_coords({dim: index(store, coordinate)})
+    return region(xr.Dataset({name: array}) if name not in array.coords else array.coords.to_dataset(), name, selection)
+
+
+def typed(selection: Mapping[str, str | tuple[str, str]]) -> Selection:
+    """Return a selection in which labels may be typed as on the magic line: ``LABEL`` or ``FIRST/LAST``."""
+    return {
+        name: parse_selection(f"{name}={labels}")[1] if isinstance(labels, str) else labels
+        for name, labels in selection.items()
+    }
 
 
 def beside(path: str, name: str) -> str:
@@ -146,7 +233,7 @@ def parse_selection(text: str) -> tuple[str, tuple[str, str]]:
     first, slash, last = labels.partition("/")
     if not (name and equals and first and (last or not slash)):
         message = f"{text!r} is no selection."
-        raise SelectionError(message, "For example: --sel epoch=2025-01-01T10:00/2025-01-01T11:00")
+        raise SelectionError(message, "For example: epoch=2025-01-01T10:00/2025-01-01T11:00")
     return name, (first, last or first)
 
 
@@ -170,17 +257,39 @@ def region(dataset: xr.Dataset, name: str, selection: Selection) -> Box:
 
 def _between(index: pd.Index[Any], name: str, first: str, last: str) -> range:
     try:
-        ends = _typed(index, first), _typed(index, last)
-        # A descending coordinate runs from its largest label to its smallest; either order is understood.
-        chosen = _chosen(index, *ends) or _chosen(index, *reversed(ends))
+        chosen = _either_way(index, first, last)
     except (KeyError, ValueError, TypeError) as error:
         message = f"{name} has no label {first if first == last else f'{first} or {last}'}."
         raise SelectionError(message, _range(index)) from error
     if not chosen and first == last:
-        raise SelectionError(f"{name} has no label {first}.", did_you_mean(first, map(label, index.values)))
+        near = did_you_mean(first, index) if index.inferred_type == "string" and len(index) <= _COMPARED else ""
+        raise SelectionError(f"{name} has no label {first}.", near or _range(index))
     if not chosen:
         raise SelectionError(f"{name} has nothing between {first} and {last}.", _range(index))
     return chosen
+
+
+def find(index: pd.Index[Any], first: str, last: str) -> range:
+    """Return the positions that labels mean, both ends included; none where they are not there.
+
+    Raises
+    ------
+    SelectionError
+        When one is there, but the labels repeat or are in no order, so that no range is meant.
+    """
+    try:
+        return _either_way(index, first, last)
+    except (KeyError, ValueError, TypeError):
+        if index.is_unique and index.is_monotonic_increasing:
+            return range(0)
+    text = f"The labels of {index.name} repeat or are in no order, so that {first} … {last} means no range."
+    raise SelectionError(text, "")
+
+
+def _either_way(index: pd.Index[Any], first: str, last: str) -> range:
+    """Find labels in either order: a descending coordinate runs from its largest label to its smallest."""
+    ends = _typed(index, first), _typed(index, last)
+    return _chosen(index, *ends) or _chosen(index, *reversed(ends))
 
 
 def _chosen(index: pd.Index[Any], first: Any, last: Any) -> range:  # noqa: ANN401  labels of any type

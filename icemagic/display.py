@@ -1,7 +1,8 @@
 """Turns a report into plain text and HTML that hold the same cells.
 
-A report is a title and parts: tables, lines and code. Both renderings come from one trimmed report, escape everything,
-contain no identifiers of their own (the same report always renders alike) and stay small, whatever the store holds.
+A report is a title and parts: tables, lines, code and pictures. Both renderings come from one trimmed report, escape
+everything, contain no identifiers of their own (the same report always renders alike) and stay small, whatever the
+store holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ CODE_LIMIT = 8_000
 HTML_BUDGET = 40_000
 """Most bytes of escaped content and markup in one report, so that its HTML stays under 50 kB."""
 
+_BESIDE = ' style="display:inline-block;vertical-align:top;margin:.5em 2em .5em 0"'
 _CELL_MARKUP = 70
 _PART_MARKUP = 120
 
@@ -46,7 +48,17 @@ class Code:
     source: str
 
 
-Part = Table | Lines | Code
+@dataclass(frozen=True)
+class Picture:
+    """A picture under a caption; the same in characters stands in the text."""
+
+    caption: str
+    svg: str
+    """A whole ``<svg>`` element that is well-formed and escaped, for it is shown as it is; without ids, which clash."""
+    text: str
+
+
+Part = Table | Lines | Code | Picture
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,8 @@ def to_text(report: Report) -> str:
                 lines += _text_table(part)
             case Code():
                 lines += [f"    {line}" for line in part.source.split("\n")]
+            case Picture():
+                lines += [part.caption, *part.text.split("\n")]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -89,7 +103,7 @@ def to_html(report: Report) -> str:
     """Render a report as one escaped HTML element."""
     title, *rest = _trim(report)
     assert isinstance(title, Lines)
-    pieces = [f"<strong>{html.escape(title.lines[0])}</strong>"]
+    pieces = [f'<strong style="display:block">{html.escape(title.lines[0])}</strong>']
     for part in rest:
         match part:
             case Lines():
@@ -98,6 +112,8 @@ def to_html(report: Report) -> str:
                 pieces.append(_html_table(part))
             case Code():
                 pieces.append(f"<pre><code>{html.escape(part.source)}</code></pre>")
+            case Picture():
+                pieces.append(f"<div{_BESIDE}><div>{html.escape(part.caption)}</div>{part.svg}</div>")
     return f'<div class="icemagic">{"".join(pieces)}</div>'
 
 
@@ -135,23 +151,31 @@ def _trim(report: Report) -> Iterator[Part]:
         if budget < 0:
             yield Lines((f"… and {count(len(report.parts) - number, 'more part')}",))
             return
-        match part:
-            case Lines():
-                shown, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
-                yield Lines(tuple(line for (line,) in shown))
-                if left := len(part.lines) - len(shown):
-                    yield Lines((f"… and {count(left, 'more line')}",))
-            case Table() if part.rows:
-                shown, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]], budget)
-                if shown:
-                    yield Table(shown[0], tuple(shown[1:]))
-                if left := len(part.rows) - len(shown[1:]):
-                    yield Lines((f"… and {count(left, 'more row')}",))
-            case Code():
-                source, left, budget = _fit_code(part.source.expandtabs(4), budget)
-                yield Code(source)
-                if left:
-                    yield Lines((f"… and {count(left, 'more character')}",))
+        shown, budget = _trim_part(part, budget)
+        yield from shown
+
+
+def _trim_part(part: Part, budget: int) -> tuple[list[Part], int]:
+    """Return what of a part fits, what was left out in words, and the budget that is left."""
+    shown: list[Part]
+    match part:
+        case Lines():
+            lines, budget = _fit([(line,) for line in part.lines[:ROW_LIMIT]], budget)
+            shown = [Lines(tuple(line for (line,) in lines))]
+            left, noun = len(part.lines) - len(lines), "more line"
+        case Table():
+            rows, budget = _fit([part.columns, *part.rows[:ROW_LIMIT]] if part.rows else [], budget)
+            shown = [Table(rows[0], tuple(rows[1:]))] if rows else []
+            left, noun = len(part.rows) - len(rows[1:]), "more row"
+        case Code():
+            source, left, budget = _fit_code(part.source.expandtabs(4), budget)
+            shown = [Code(source)]
+            noun = "more character"
+        case Picture():
+            fitting, budget = _fit_picture(part, budget)
+            shown = [fitting] if fitting else []
+            left, noun = int(fitting is None), "picture that does not fit"
+    return shown + [Lines((f"… and {count(left, noun)}",))] * bool(left), budget
 
 
 def _fit(rows: list[tuple[str, ...]], budget: int) -> tuple[list[tuple[str, ...]], int]:
@@ -170,10 +194,20 @@ def _fit_code(source: str, budget: int) -> tuple[str, int, int]:
     """Return the code that fits, how many characters were left out, and the budget that is left."""
     keep = min(CODE_LIMIT, len(source))
     while True:
-        shown = "\n".join(_printable(line) for line in source[:keep].split("\n"))
+        shown = "\n".join(printable(line) for line in source[:keep].split("\n"))
         if _cost((shown,)) <= budget or not keep:
             return shown, len(source) - keep, budget - _cost((shown,))
         keep //= 2
+
+
+def _fit_picture(picture: Picture, budget: int) -> tuple[Picture | None, int]:
+    """Return the picture if it fits, and the budget that is left."""
+    caption = _clean(picture.caption)
+    cost = _cost((caption,)) + len(picture.svg.encode())
+    if cost > budget:
+        return None, budget
+    text = "\n".join(map(printable, picture.text.split("\n")))
+    return Picture(caption, picture.svg, text), budget - cost
 
 
 def _cost(cells: tuple[str, ...]) -> int:
@@ -184,10 +218,10 @@ def _clean(cell: str) -> str:
     """Return a cell on one line, shortened when it is too long."""
     if len(cell) > CELL_LIMIT:
         cell = f"{cell[: CELL_LIMIT - 1]}…"
-    return _printable(cell.replace("\n", "⏎"))
+    return printable(cell.replace("\n", "⏎"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Make visible what could steer a terminal or turn the direction of writing: a commit message may hold anything."""
     return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icemagic import diff, history
+from icemagic import coordinates, diff, history
 from icemagic.differences import Diff
 from icemagic.errors import UnknownVersionError
 from icemagic.records import Exhibit, Log, Version, short
@@ -12,7 +12,13 @@ from icemagic.show import show
 from icemagic.standpoint import Standpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icemagic.attribution import Blame, Why
+    from icemagic.timeline import Timeline
     from icemagic.tree import Tree
+
+    Labels = Mapping[str, str | tuple[str, str]]
 
 
 class Inquiry(Standpoint):
@@ -55,6 +61,55 @@ class Inquiry(Standpoint):
         from icemagic import tree
 
         return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
+
+    def blame(self, array: str, ref: str | Version = "HEAD", selection: Labels | None = None) -> Blame:
+        """Return which version last wrote each chunk of an array, as a table, as numbers and as pictures.
+
+        Parameters
+        ----------
+        array : str
+            Path of the array.
+        ref : str or Version
+            The version whose chunks are asked about; what is not committed is not looked at.
+        selection : mapping, optional
+            Dimension to its label, or its first and last: ``{"epoch": "2025-01-01T10/2025-01-01T11"}`` or
+            ``{"epoch": ("2025-01-01T10", "2025-01-01T11")}``. Only the chunks that this region cuts are looked at.
+
+        Raises
+        ------
+        SelectionError
+            When the array or the region is not there.
+        """
+        from icemagic import blame
+
+        return blame.blame(self.repo, self.resolve(ref), array, coordinates.typed(selection or {}))
+
+    def why(self, array: str, ref: str | Version = "HEAD", selection: Labels | None = None) -> Why:
+        """Return what :meth:`blame` does, with the cells that wrote the newest of it."""
+        from icemagic import blame
+
+        return blame.why(self.repo, self.resolve(ref), array, coordinates.typed(selection or {}))
+
+    def history(self, array: str, selection: Labels | None = None, ref: str | Version = "HEAD") -> Timeline:
+        """Return the value of a point, or the mean of a box, at every version up to `ref` that changed it.
+
+        Parameters
+        ----------
+        array : str
+            Path of the array.
+        selection : mapping, optional
+            Labels as in :meth:`blame`; of a dimension that it does not name, everything.
+        ref : str or Version
+            The newest version that is looked at; what is not committed is not looked at.
+
+        Raises
+        ------
+        SelectionError
+            When the array is not there, or the region in no version, or when it is too large for a mean.
+        """
+        from icemagic import following
+
+        return following.follow(self.repo, self.resolve(ref), array, coordinates.typed(selection or {}))
 
 
 def _words(ref: str | Version) -> str:

@@ -22,11 +22,12 @@ FLOORS = {
     "verbs": {
         "transaction", "history", "diff", "restore", "blame", "ingest", "fit", "provenance",
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
-        "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
+        "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor", "attribution", "timeline",
+        "following",
     },
     "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads", "writing"},
-    "cellar": {"records", "differences", "display", "errors", "redaction"},
+               "latereads", "writing", "touches"},
+    "cellar": {"records", "differences", "display", "pictures", "stepplot", "svg", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
