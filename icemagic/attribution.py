@@ -117,9 +117,13 @@ class Blame(Shown):
     def _index(self) -> pd.Index[Any]:
         import pandas as pd
 
-        if not self.dimensions:
-            return pd.RangeIndex(1)
-        return pd.MultiIndex.from_product([dim.labels for dim in self.dimensions], names=self._names())
+        match [pd.Index(dim.labels, name=name) for dim, name in zip(self.dimensions, self._names(), strict=True)]:
+            case []:
+                return pd.RangeIndex(1)
+            case [index]:
+                return index
+            case several:
+                return pd.MultiIndex.from_product(several)
 
     def _names(self) -> list[str]:
         """Return a name for each dimension, each only once."""
@@ -204,9 +208,9 @@ class Blame(Shown):
             for v in self.versions
         ]
         pictures: list[Part] = [version_map("which version last wrote each chunk", grid, self.writers, names)]
-        if len(np.unique(self.writes)) > 1:
+        if len(np.unique(self.writes[self.writes > 0])) > 1:
             pictures.append(amount_map("how many versions wrote each chunk", grid, self.writes, lambda n: f"{n:,}"))
-        if len(np.unique(self.stored)) > 1:
+        if len(np.unique(self.stored[self.stored >= 0])) > 1:
             pictures.append(amount_map("bytes stored of each chunk", grid, self.stored, size))
         return pictures
 
