@@ -117,13 +117,12 @@ class Blame(Shown):
     def _index(self) -> pd.Index[Any]:
         import pandas as pd
 
-        match [pd.Index(dim.labels, name=name) for dim, name in zip(self.dimensions, self._names(), strict=True)]:
-            case []:
-                return pd.RangeIndex(1)
-            case [index]:
-                return index
-            case several:
-                return pd.MultiIndex.from_product(several)
+        sides: list[pd.Index[Any]] = [
+            pd.Index(dim.labels, name=name) for dim, name in zip(self.dimensions, self._names(), strict=True)
+        ]
+        if len(sides) > 1:
+            return pd.MultiIndex.from_product(sides)
+        return sides[0] if sides else pd.RangeIndex(1)
 
     def _names(self) -> list[str]:
         """Return a name for each dimension, each only once."""
