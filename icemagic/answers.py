@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 from icemagic import comparison, history
 from icemagic.commands import CommandError
-from icemagic.coordinates import parse_selection
 from icemagic.display import Document
 from icemagic.lines import paths
+from icemagic.selecting import parse_selection
 from icemagic.standing import Demand
 
 if TYPE_CHECKING:
@@ -201,6 +201,9 @@ ON_STORE: Mapping[str, Callable[[IcechunkStore, argparse.Namespace], Shown]] = {
     "log": _log,
     "show": lambda store, given: store.show(given.ref),
     "code": lambda store, given: store.code(given.ref),
+    "blame": lambda store, given: store.blame(given.array, given.ref, dict(map(parse_selection, given.sel))),
+    "history": lambda store, given: store.history(given.array, dict(map(parse_selection, given.labels)), given.version),
+    "why": lambda store, given: store.why(given.array, given.ref, dict(map(parse_selection, given.sel))),
     "tree": lambda store, _: store.tree(),
     "tag": _tag,
     "branch": _branch,

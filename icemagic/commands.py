@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from icemagic.display import Lines, Report, Shown, Table
 from icemagic.errors import IcemagicError
 
-Completes = Literal["ref", "branch", "store", "variable", "verb", "path", "nothing"]
+Completes = Literal["ref", "branch", "store", "variable", "verb", "path", "array", "nothing"]
 
 
 class CommandError(IcemagicError, ValueError):
@@ -46,7 +46,7 @@ class Argument:
             typed = f"{self.names[0]} {settings['metavar']}"
             return typed if settings.get("required") else f"[{typed}]"
         word = str(settings.get("metavar", self.names[0].upper()))
-        return f"[{word}]" if settings.get("nargs") == "?" else word
+        return {"?": f"[{word}]", "*": f"[{word} …]"}.get(str(settings.get("nargs")), word)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,16 @@ _URL = _given("url", "path or URL: stores/site/kind, s3://…, gs://…, az://�
 
 _MESSAGE = _given("message", "what the commit is about, in quotes", metavar='"message"')
 _NEEDED_REF = _given("ref", "version", "ref")
-_ARRAY = _given("array", "path of an array or group; default: everything", nargs="?")
+_ARRAY = _given("array", "path of an array or group; default: everything", "array", nargs="?")
+_ONE_ARRAY = _given("array", "path of an array", "array")
+_REGION = "DIM=LABEL[/LABEL]"
+_SEL = _given(
+    "--sel",
+    "region in coordinates, such as epoch=2025-01-01T10:00/2025-01-01T11:00; may be repeated",
+    action="append",
+    default=[],
+    metavar=_REGION,
+)
 _YES = _given("--yes", "do exactly what the plan shown last says", action="store_true")
 _SEL = _given(
     "--sel",
@@ -219,6 +228,23 @@ VERBS: Mapping[str, Verb] = {
                 _given("--md", "show it as Markdown", action="store_true"),
             ),
         ),
+        Verb("blame", "which version last wrote each chunk of an array, with maps", (_ONE_ARRAY, _REF, _SEL)),
+        Verb(
+            "history",
+            "the value of a point, or the mean of a region, at every version that changed it",
+            (
+                _ONE_ARRAY,
+                _given(
+                    "labels",
+                    "the point or region, such as epoch=2025-01-01T10:00 sid=G01|L1|C; without a dimension: all of it",
+                    nargs="*",
+                    default=[],
+                    metavar=_REGION,
+                ),
+                _given("--version", "up to this version", "ref", metavar="REF", default="HEAD"),
+            ),
+        ),
+        Verb("why", "which versions last wrote an array or a region of it, and their cells", (_ONE_ARRAY, _REF, _SEL)),
         Verb("tree", "groups and arrays, and what lies in storage"),
         Verb(
             "tag",
@@ -292,7 +318,7 @@ VERBS: Mapping[str, Verb] = {
             "guard",
             "the guards that the store carries for all its users; with options: change them",
             (
-                _given("array", "path of an array of which something is demanded", nargs="?"),
+                _given("array", "path of an array of which something is demanded", "array", nargs="?"),
                 _given(
                     "--protect", "refuse commits to, resets and deletion of this branch", "branch", metavar="BRANCH"
                 ),
@@ -362,6 +388,10 @@ _OPTIONS = 2
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]  # the words are always given
+        # Read in one go, an argument that may be left out counts as left out where an option stands before it.
+        return super().parse_args(args) if "--" in args else self.parse_intermixed_args(args)
+
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message[0].upper()}{message[1:]}.", " ".join(self.format_usage().split()))
 
@@ -372,6 +402,8 @@ def parser(verb: Verb) -> argparse.ArgumentParser:
     one = _Parser(prog=typed_name(verb), add_help=False, allow_abbrev=False)
     for argument in verb.everything:
         one.add_argument(*argument.names, help=argument.help, **dict(argument.settings))
+    # Said here, because parse_intermixed_args says it without doubling the percent sign, which then means a format.
+    one.usage = one.format_usage().removeprefix("usage: ").replace("%", "%%")
     return one
 
 

@@ -1,4 +1,4 @@
-"""Completes what is typed after ``%ice``: verbs, options, branches, tags, snapshot prefixes, open stores, paths."""
+"""Completes what is typed after ``%ice``: verbs, options, branches, tags, ids, arrays, open stores, paths."""
 
 from __future__ import annotations
 
@@ -118,6 +118,8 @@ class Completer:
                 offered = [(name, "store") for name in self._stores()]
             case "path":
                 offered = _folders(fragment)
+            case "array" if store is not None:
+                offered = [(path, "array") for path in self._listing(store).arrays]
             case "branch" | "ref" if store is not None:
                 listing = self._listing(store)
                 offered = [(name, "branch") for name in listing.branches]
@@ -129,8 +131,10 @@ class Completer:
 
     def _listing(self, store: IcechunkStore) -> _Listing:
         known = self._listings.setdefault(store.repo, _Listing())
-        if time.monotonic() - known.asked > _FRESH and (known.pending is None or known.pending.done()):
-            known.pending = self._pool.submit(known.update, store.repo, store.session.snapshot_id)
+        head = store.session.snapshot_id
+        is_old = time.monotonic() - known.asked > _FRESH or known.head != head
+        if is_old and (known.pending is None or known.pending.done()):
+            known.pending = self._pool.submit(known.update, store.repo, head)
         if known.pending is not None:
             # A key press is no place for an error: what is known is offered.
             with suppress(TimeoutError, icechunk.IcechunkError):
@@ -145,12 +149,19 @@ class _Listing:
         self.branches: list[str] = []
         self.tags: list[str] = []
         self.versions: list[str] = []
+        self.arrays: list[str] = []
+        """Paths of the arrays of the version `head`."""
+        self.head = ""
         self.asked = float("-inf")
         self.pending: Future[None] | None = None
 
     def update(self, repo: icechunk.Repository, head: str) -> None:
         self.branches, self.tags = sorted(repo.list_branches()), sorted(repo.list_tags())
         self.versions = [version.id for version in islice(history.versions(repo, head), _VERSIONS)]
+        if head != self.head:  # a version never changes
+            nodes = repo.inspect_snapshot(head)["nodes"]
+            self.arrays = sorted(node["path"].lstrip("/") for node in nodes if node["node_type"] == "array")
+            self.head = head
         self.asked = time.monotonic()
 
 

@@ -6,7 +6,7 @@ is none, positions are said instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,15 @@ import numpy as np
 
 from icemagic import decoding
 from icemagic.display import label
-from icemagic.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
     import icechunk
-    import pandas as pd
-    import xarray as xr
     import zarr
 
 Box = tuple[range, ...]
 """A range of positions, or of chunk numbers, for every dimension."""
 LabelAt = Callable[[int], Any]
 """Returns the label at a position."""
-Selection = Mapping[str, tuple[str, str]]
-"""Dimension to its first and last label, both included, as typed."""
 
 
 def boxes(chunks: Iterable[Sequence[int]]) -> list[Box]:
@@ -157,16 +152,47 @@ def say(
 ) -> str:
     """Say a region in coordinates; `coordinate` gives the labels of a dimension of some name and length."""
     sides = zip(names, shape, region, strict=True)
-    return ", ".join(_side(name, length, side, coordinate) for name, length, side in sides) or "its one value"
+    return all_sides(_side(name, length, side, coordinate) for name, length, side in sides)
 
 
 def _side(name: str | None, length: int, side: range, coordinate: Callable[[str, int], LabelAt | None]) -> str:
+    whole = len(side) == length and side.start == 0
+    label_at = coordinate(name, length) if name and side and side.stop <= length and not whole else None
+    return side_words(name, length, side, label_at and (label_at(side.start), label_at(side.stop - 1)))
+
+
+def side_words(name: str | None, length: int, side: range, ends: tuple[Any, Any] | None) -> str:
+    """Say one side of a region of an array that is `length` long, by its first and last label where they are known."""
     if len(side) == length and side.start == 0:
         return f"all {name or 'positions'}"
-    label_at = coordinate(name, length) if name and len(side) and side.stop <= length else None
-    if label_at is None:
+    if ends is None:
         return f"{name or ''}[{side.start}:{side.stop}]"
-    return f"{name} {_span(label_at(side.start), label_at(side.stop - 1))}"
+    return f"{name} {_span(*ends)}"
+
+
+def all_sides(sides: Iterable[str]) -> str:
+    """Say a region from what was said of each of its sides."""
+    return ", ".join(sides) or "its one value"
+
+
+def labels(
+    store: icechunk.IcechunkStore, path: str, name: str | None, length: int, at: Sequence[int]
+) -> np.ndarray[Any, Any] | None:
+    """Return the labels at some positions of a dimension, in order of position; None where no coordinate covers them.
+
+    Each chunk of the coordinate that holds one of them is read, once.
+    """
+    import zarr
+
+    if name is None or not len(at) or max(at) >= length:
+        return None
+    try:
+        coordinate = zarr.open_array(store, path=beside(path, name), mode="r")
+    except FileNotFoundError:
+        return None
+    if coordinate.ndim != 1 or coordinate.shape[0] != length:
+        return None
+    return decoding.decode(coordinate.oindex[np.asarray(at)], dict(coordinate.attrs), dims=(name,))
 
 
 def beside(path: str, name: str) -> str:
@@ -181,67 +207,3 @@ def _span(first: Any, last: Any) -> str:  # noqa: ANN401  a label of any type
     if isinstance(first, np.datetime64) and start[: len("2025-01-01T")] == end[: len("2025-01-01T")]:
         end = end[len("2025-01-01T") :]
     return f"{start} … {end}"
-
-
-def parse_selection(text: str) -> tuple[str, tuple[str, str]]:
-    """Read ``DIMENSION=LABEL`` or ``DIMENSION=FIRST/LAST``.
-
-    Raises
-    ------
-    SelectionError
-        When it is neither.
-    """
-    name, equals, labels = text.partition("=")
-    first, slash, last = labels.partition("/")
-    if not (name and equals and first and (last or not slash)):
-        message = f"{text!r} is no selection."
-        raise SelectionError(message, "For example: --sel epoch=2025-01-01T10:00/2025-01-01T11:00")
-    return name, (first, last or first)
-
-
-def region(dataset: xr.Dataset, name: str, selection: Selection) -> Box:
-    """Return the positions that labels mean in one variable, both ends included as in xarray's ``sel``.
-
-    Raises
-    ------
-    SelectionError
-        When a dimension or a label is not there, or nothing lies between the labels.
-    """
-    variable = dataset[name]
-    if unknown := selection.keys() - set(map(str, variable.dims)):
-        message = f"{name} has no dimension {', '.join(sorted(unknown))}."
-        raise SelectionError(message, did_you_mean(min(unknown), map(str, variable.dims)))
-    return tuple(
-        _between(variable.get_index(dim), str(dim), *selection[str(dim)]) if dim in selection else range(length)
-        for dim, length in variable.sizes.items()
-    )
-
-
-def _between(index: pd.Index[Any], name: str, first: str, last: str) -> range:
-    try:
-        ends = _typed(index, first), _typed(index, last)
-        # A descending coordinate runs from its largest label to its smallest; either order is understood.
-        chosen = _chosen(index, *ends) or _chosen(index, *reversed(ends))
-    except (KeyError, ValueError, TypeError) as error:
-        message = f"{name} has no label {first if first == last else f'{first} or {last}'}."
-        raise SelectionError(message, _range(index)) from error
-    if not chosen and first == last:
-        raise SelectionError(f"{name} has no label {first}.", did_you_mean(first, map(label, index.values)))
-    if not chosen:
-        raise SelectionError(f"{name} has nothing between {first} and {last}.", _range(index))
-    return chosen
-
-
-def _chosen(index: pd.Index[Any], first: Any, last: Any) -> range:  # noqa: ANN401  labels of any type
-    return range(*index.slice_indexer(first, last).indices(len(index)))
-
-
-def _range(index: pd.Index[Any]) -> str:
-    return f"It runs from {label(index.values[0])} to {label(index.values[-1])}." if len(index) else "It is empty."
-
-
-def _typed(index: pd.Index[Any], text: str) -> Any:  # noqa: ANN401  pandas types it too narrowly
-    """Return a label as the index holds it; times stay text, which pandas reads as a whole day or hour where it is."""
-    if index.dtype.kind in "iuf":
-        return float(text) if index.dtype.kind == "f" else int(text)
-    return text

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icemagic import structure
-from icemagic.coordinates import Box, LabelAt, region, say
+from icemagic.coordinates import Box, LabelAt, say
 from icemagic.differences import ArrayDiff, Change, Diff, Place
 from icemagic.errors import MissingExtraError, SelectionError, did_you_mean
+from icemagic.selecting import region
 from icemagic.values import MOST_PLACES, Tally, Tolerance, blocks
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import icechunk
     import xarray as xr
 
-    from icemagic.coordinates import Selection
+    from icemagic.selecting import Selection
 
     Tick = Callable[[int, int], None]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
     import zarr
 
@@ -20,7 +21,9 @@ def decode(values: Any, attributes: dict[str, Any], *, dims: Sequence[str]) -> n
     """Return the values that stored ones stand for, under the attributes of their array."""
     import xarray as xr
 
-    variable: xr.Variable = xr.Variable(dims, values)
+    held = np.asarray(values)
+    # Texts become what xarray reads them as.
+    variable: xr.Variable = xr.Variable(dims, held.astype(object) if held.dtype.kind == "T" else held)
     variable.attrs = _readable(attributes, variable.dtype)
     return xr.conventions.decode_cf_variable("values", variable).values
 

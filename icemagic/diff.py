@@ -17,18 +17,17 @@ from zarr.core.sync import sync
 
 from icemagic import arraydiff, history, identical, structure
 from icemagic.arraydiff import Pair, State
-from icemagic.coordinates import Box, Labels, region
+from icemagic.coordinates import Labels
 from icemagic.differences import ArrayDiff, Change, Diff
 from icemagic.errors import SelectionError, did_you_mean
 from icemagic.nodes import node_paths, read_metadata, read_nodes
+from icemagic.selecting import region_of
 from icemagic.storage import same_place
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    from icemagic.coordinates import Selection
     from icemagic.nodes import Node
     from icemagic.records import Version
+    from icemagic.selecting import Selection
     from icemagic.values import Tolerance
 
 UNCOMMITTED = "uncommitted changes"
@@ -231,15 +230,7 @@ def _selected(pairs: list[Pair], b: Side, question: Question) -> list[Pair]:
         if unknown := wanted - known:
             hint = did_you_mean(min(unknown), known) or "None has a dimension with a name."
             raise SelectionError(f"No array has a dimension {min(unknown)!r}.", hint)
-    return [replace(pair, within=_region(b, pair, question.selection)) for pair in fitting if pair.new]
-
-
-def _region(b: Side, pair: Pair, selection: Selection) -> Box:
-    import xarray as xr
-
-    group, _, name = pair.path.rpartition("/")
-    dataset: xr.Dataset = xr.open_zarr(b.store, group=group or None, consolidated=False, chunks=None)
-    return region(dataset, name, selection)
+    return [replace(pair, within=region_of(b.store, pair.path, question.selection)) for pair in fitting if pair.new]
 
 
 # -- the answer --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Turns a report into plain text and HTML that hold the same cells.
 
-A report is a title and parts: tables, lines and code. Both renderings come from one trimmed report, escape everything,
-contain no identifiers of their own (the same report always renders alike) and stay small, whatever the store holds.
+A report is a title and parts: tables, lines, code and pictures. Both renderings come from one trimmed report, escape
+everything, contain no identifiers of their own (the same report always renders alike) and stay small, whatever the
+store holds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CODE_LIMIT = 8_000
 HTML_BUDGET = 40_000
 """Most bytes of escaped content and markup in one report, so that its HTML stays under 50 kB."""
 
+_BESIDE = ' style="display:inline-block;vertical-align:top;margin:.5em 2em .5em 0"'
 _CELL_MARKUP = 70
 _DRAWN_MARKUP = 60
 _PART_MARKUP = 120
@@ -61,7 +63,17 @@ class Verbatim:
     language: str
 
 
-Part = Table | Lines | Code | Verbatim
+@dataclass(frozen=True)
+class Picture:
+    """A picture under a caption; the same in characters stands in the text."""
+
+    caption: str
+    svg: str
+    """A whole ``<svg>`` element that is well-formed and escaped, for it is shown as it is; without ids, which clash."""
+    text: str
+
+
+Part = Table | Lines | Code | Verbatim | Picture
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,8 @@ def to_text(report: Report) -> str:
                 lines += [f"    {line}" for line in part.source.split("\n")]
             case Verbatim():
                 lines += part.text.split("\n")
+            case Picture():
+                lines += [part.caption, *part.text.split("\n")]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -123,7 +137,7 @@ def to_html(report: Report) -> str:
     if report.title:
         title = next(parts)
         assert isinstance(title, Lines)
-        pieces.append(f"<strong>{html.escape(title.lines[0])}</strong>")
+        pieces.append(f'<strong style="display:block">{html.escape(title.lines[0])}</strong>')
     for part in parts:
         match part:
             case Lines():
@@ -135,6 +149,8 @@ def to_html(report: Report) -> str:
             case Verbatim():
                 code = f'<code class="language-{part.language}">'
                 pieces.append(f"<pre>{code}{html.escape(part.text)}</code></pre>")
+            case Picture():
+                pieces.append(f"<div{_BESIDE}><div>{html.escape(part.caption)}</div>{part.svg}</div>")
     return f'<div class="icemagic">{"".join(pieces)}</div>'
 
 
@@ -166,6 +182,8 @@ def to_markdown(report: Report) -> str:
                 blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
             case Code():
                 blocks.append("\n".join(f"    {line}" for line in part.source.split("\n")))
+            case Picture():
+                blocks.append(f"{_marked(part.caption)}\n\n```\n{part.text}\n```")
             case Verbatim():
                 blocks.append(f"```{part.language}\n{part.text}\n```")
     return "\n\n".join([f"**{_marked(_clean(report.title))}**", *filter(None, blocks)])
@@ -228,6 +246,9 @@ def _fit_part(part: Part, budget: int) -> tuple[list[Part], str, int]:
             text, left, budget = _fit_text(part.text, budget, len(part.text))
             more = _more(left, "character")
             return [Verbatim(text, part.language)], more and f"{more}: str() of it holds them all", budget
+        case Picture():
+            picture, budget = _fit_picture(part, budget)
+            return [picture] if picture else [], "" if picture else "a picture that does not fit", budget
     return [], "", budget
 
 
@@ -252,10 +273,20 @@ def _fit_text(source: str, budget: int, most: int) -> tuple[str, int, int]:
     """Return the text that fits, how many characters were left out, and the budget that is left."""
     keep = min(most, len(source))
     while True:
-        shown = "\n".join(_printable(line) for line in source[:keep].split("\n"))
+        shown = "\n".join(printable(line) for line in source[:keep].split("\n"))
         if _cost((shown,)) <= budget or not keep:
             return shown, len(source) - keep, budget - _cost((shown,))
         keep //= 2
+
+
+def _fit_picture(picture: Picture, budget: int) -> tuple[Picture | None, int]:
+    """Return the picture if it fits, and the budget that is left."""
+    caption = _clean(picture.caption)
+    cost = _cost((caption,)) + len(picture.svg.encode())
+    if cost > budget:
+        return None, budget
+    text = "\n".join(map(printable, picture.text.split("\n")))
+    return Picture(caption, picture.svg, text), budget - cost
 
 
 def _cost(cells: tuple[str, ...]) -> int:
@@ -266,10 +297,10 @@ def _clean(cell: str) -> str:
     """Return a cell on one line, shortened when it is too long."""
     if len(cell) > CELL_LIMIT:
         cell = f"{cell[: CELL_LIMIT - 1]}…"
-    return _printable(cell.replace("\n", "⏎"))
+    return printable(cell.replace("\n", "⏎"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Make visible what could steer a terminal or turn the direction of writing: a commit message may hold anything."""
     return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icemagic import comparison, history, logs
+from icemagic import comparison, history, logs, selecting
 from icemagic.diff import Question
 from icemagic.records import Exhibit, Log, Version
 from icemagic.show import show
@@ -15,10 +15,16 @@ from icemagic.standpoint import Standpoint
 from icemagic.values import Tolerance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icemagic.attribution import Blame, Why
     from icemagic.comparison import Operand
-    from icemagic.coordinates import Selection
     from icemagic.differences import Diff
+    from icemagic.selecting import Selection
+    from icemagic.timeline import Timeline
     from icemagic.tree import Tree
+
+    Labels = Mapping[str, str | tuple[str, str]]
 
 
 class Inquiry(Standpoint):
@@ -130,3 +136,52 @@ class Inquiry(Standpoint):
         from icemagic import tree
 
         return tree.tree(self.repo, self.with_read_only(read_only=True), title=str(self))
+
+    def blame(self, array: str, ref: str | Version = "HEAD", selection: Labels | None = None) -> Blame:
+        """Return which version last wrote each chunk of an array, as a table, as numbers and as pictures.
+
+        Parameters
+        ----------
+        array : str
+            Path of the array.
+        ref : str or Version
+            The version whose chunks are asked about; what is not committed is not looked at.
+        selection : mapping, optional
+            Dimension to its label, or its first and last: ``{"epoch": "2025-01-01T10/2025-01-01T11"}`` or
+            ``{"epoch": ("2025-01-01T10", "2025-01-01T11")}``. Only the chunks that this region cuts are looked at.
+
+        Raises
+        ------
+        SelectionError
+            When the array or the region is not there.
+        """
+        from icemagic import blame
+
+        return blame.blame(self.repo, self.resolve(ref), array, selecting.typed(selection or {}))
+
+    def why(self, array: str, ref: str | Version = "HEAD", selection: Labels | None = None) -> Why:
+        """Return what :meth:`blame` does, with the cells that wrote the newest of it."""
+        from icemagic import blame
+
+        return blame.why(self.repo, self.resolve(ref), array, selecting.typed(selection or {}))
+
+    def history(self, array: str, selection: Labels | None = None, ref: str | Version = "HEAD") -> Timeline:
+        """Return the value of a point, or the mean of a box, at every version up to `ref` that changed it.
+
+        Parameters
+        ----------
+        array : str
+            Path of the array.
+        selection : mapping, optional
+            Labels as in :meth:`blame`; of a dimension that it does not name, everything.
+        ref : str or Version
+            The newest version that is looked at; what is not committed is not looked at.
+
+        Raises
+        ------
+        SelectionError
+            When the array is not there, or the region in no version, or when it is too large for a mean.
+        """
+        from icemagic import following
+
+        return following.follow(self.repo, self.resolve(ref), array, selecting.typed(selection or {}))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from icemagic.errors import SelectionError, did_you_mean
+
 if TYPE_CHECKING:
     import icechunk
 
@@ -78,6 +80,37 @@ def node_paths(store: icechunk.IcechunkStore) -> set[str]:
         return {f"/{key}" async for key in store.list() if key.rpartition("/")[2] == "zarr.json"}
 
     return {name.removesuffix("/zarr.json") or "/" for name in sync(names())}
+
+
+def find_node(store: icechunk.IcechunkStore, path: str) -> str:
+    """Return the path of a group or array that is there, with a leading slash.
+
+    Raises
+    ------
+    SelectionError
+        When nothing is there; the hint names the nearest.
+    """
+    wanted = f"/{path.strip('/')}"
+    if sync(read_metadata(store, wanted)) is None:
+        known = [one.lstrip("/") for one in node_paths(store) if one != "/"]
+        raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
+    return wanted
+
+
+def find_array(store: icechunk.IcechunkStore, path: str) -> str:
+    """Return the path of an array that is there, with a leading slash; a group is refused as well.
+
+    Raises
+    ------
+    SelectionError
+        When there is none; the hint names the nearest.
+    """
+    wanted = find_node(store, path)
+    metadata = sync(read_metadata(store, wanted))
+    if metadata is None or metadata["node_type"] != "array":
+        inside = [one.lstrip("/") for one in node_paths(store) if one.startswith(f"{wanted.rstrip('/')}/")]
+        raise SelectionError(f"{path!r} is a group, not an array.", did_you_mean(path, inside))
+    return wanted
 
 
 async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.core.sync import sync
 
-from icemagic import coordinates, diff, history, merge
+from icemagic import coordinates, diff, history, merge, selecting
 from icemagic.conflicts import sentences
-from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError, did_you_mean
-from icemagic.nodes import chunk_key, node_paths, read_metadata, read_nodes
+from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError
+from icemagic.nodes import chunk_key, find_array, find_node, read_nodes
 
 if TYPE_CHECKING:
     import icechunk
     import xarray as xr
 
-    from icemagic.coordinates import Box, Selection
+    from icemagic.coordinates import Box
     from icemagic.merge import Edit
+    from icemagic.selecting import Selection
 
 
 def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: str, path: str | None = None) -> None:
@@ -39,7 +40,7 @@ def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: s
     source = repo.readonly_session(snapshot_id=snapshot_id).store
     paths = diff.touched(repo, snapshot_id, session.snapshot_id) if snapshot_id != session.snapshot_id else set()
     if path is not None:
-        wanted = _node(path, source)
+        wanted = find_node(source, path)
         paths = {one for one in paths if one == wanted or one.startswith(f"{wanted}/")} | set(_above(wanted))
     edits, _ = merge.compare(session.store, source, session.store, our_paths=paths, their_paths=set())
     if path is not None:
@@ -61,11 +62,11 @@ def restore_region(
         When nothing differs.
     """
     source = repo.readonly_session(snapshot_id=snapshot_id).store
-    wanted = _node(path, source)
-    _node(path, session.store)
+    wanted = find_array(source, path)
+    find_array(session.store, path)
     name = wanted.rpartition("/")[2]
     now, then = (_dataset(store, wanted) for store in (session.store, source))
-    region = coordinates.region(now, name, selection)
+    region = selecting.region(now, name, selection)
     _refuse_other_form(now[name], then[name], region)
     _copy_region(session.store, source, wanted, region)
     _refuse_unchanged(session)
@@ -122,15 +123,6 @@ def _around(edit: Edit, above: set[str]) -> Edit | None:
 def _refuse_unchanged(session: icechunk.Session) -> None:
     if not session.has_uncommitted_changes:
         raise NothingToCommitError("It is like that already, so there is nothing to commit.")
-
-
-def _node(path: str, store: icechunk.IcechunkStore) -> str:
-    """Return the path of a node that is there, with a leading slash."""
-    wanted = f"/{path.strip('/')}"
-    if sync(read_metadata(store, wanted)) is None:
-        known = [one.lstrip("/") for one in node_paths(store) if one != "/"]
-        raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
-    return wanted
 
 
 def _above(path: str) -> list[str]:

@@ -24,8 +24,8 @@ from icemagic.writing import keep_writing_to, writing_to
 if TYPE_CHECKING:
     from icechunk._icechunk_python import PyStore
 
-    from icemagic.coordinates import Selection
     from icemagic.records import Status
+    from icemagic.selecting import Selection
 
 _logger = logging.getLogger("icemagic")
 _open: weakref.WeakSet[Transaction] = weakref.WeakSet()

@@ -45,6 +45,8 @@ def test_each_verb_reads_what_its_help_says(name: str):
     if values := [value(argument) for argument in verb.arguments if not argument.is_option]:
         words += ["--", *values]
     parser(verb).parse_args(words)
+    if any(dict(argument.settings).get("nargs") == "*" for argument in verb.arguments):
+        return  # takes any number of words
     with pytest.raises(CommandError, match=f"usage: %ice {name}"):
         parser(verb).parse_args([*words, "one-too-many"])
 
@@ -62,6 +64,18 @@ def test_a_cell_magic_reads_what_its_help_says_and_needs_what_is_not_in_brackets
     assert (read.good, read.bad, read.store) == ("v1", "HEAD~1", "other")
     with pytest.raises(CommandError, match="usage: %%bisect --good REF"):
         parser(CELLS["bisect"]).parse_args(["--bad", "v1"])
+
+
+@pytest.mark.parametrize("line", ["x --sel t=1 v1", "x v1 --sel t=1", "--sel t=1 x v1", "--sel t=1 -- x v1"])
+def test_a_version_that_may_be_left_out_is_read_before_and_after_options(line: str):
+    read = parser(VERBS["blame"]).parse_args(line.split())
+    assert (read.array, read.ref, read.sel) == ("x", "v1", ["t=1"])
+
+
+@pytest.mark.parametrize(("verb", "line"), [("blame", ""), ("blame", "x y z"), ("switch", ""), ("log", "-n 0")])
+def test_what_cannot_be_read_is_answered_with_the_usage(verb: str, line: str):
+    with pytest.raises(CommandError, match=f"\nusage: %ice {verb} "):
+        parser(VERBS[verb]).parse_args(line.split())
 
 
 @pytest.mark.parametrize("magic", [IceMagic.ice, IceMagic.icechunk])

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icemagic import IcechunkStore
-from icemagic.coordinates import boxes, label, parse_selection, positions, region, words
+from icemagic.coordinates import boxes, positions, words
+from icemagic.display import label
 from icemagic.errors import SelectionError
+from icemagic.selecting import parse_selection, region
 
 GRIDS = st.integers(1, 3).flatmap(
     lambda ndim: st.sets(st.tuples(*[st.integers(0, 5)] * ndim), max_size=40).map(lambda chunks: (ndim, chunks))
@@ -122,7 +124,7 @@ def test_a_selection_is_read_as_typed(typed, read):
 def test_what_is_no_selection_is_refused_with_an_example(typed):
     with pytest.raises(SelectionError, match="is no selection") as refused:
         parse_selection(typed)
-    assert "--sel epoch=" in refused.value.hint
+    assert "epoch=2025" in refused.value.hint
 
 
 INDEXES = st.sampled_from(["ascending", "descending", "floats", "times", "strings"])

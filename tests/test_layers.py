@@ -26,10 +26,11 @@ FLOORS = {
         "refs", "tree", "show", "sample", "opening", "merge", "conflicts", "guards", "standing", "operations", "oplog",
         "rescue", "usage", "holdings", "census", "expiry", "collection", "backups", "doctor",
         "lineage", "chunkmerge", "rowmerge", "mergeplan", "threeway", "merging",
+        "blame", "attribution", "timeline", "following",
     },
-    "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "nodes", "forks",
-               "latereads", "writing", "decoding", "graph"},
-    "cellar": {"records", "differences", "display", "errors", "redaction"},
+    "ground": {"providers", "storage", "config", "layout", "locking", "interrupts", "coordinates", "selecting", "nodes",
+               "forks", "latereads", "writing", "decoding", "graph", "touches"},
+    "cellar": {"records", "differences", "display", "pictures", "stepplot", "svg", "errors", "redaction"},
 }  # fmt: skip
 HEIGHT = {module: -number for number, modules in enumerate(FLOORS.values()) for module in modules}
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

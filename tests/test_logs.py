@@ -222,7 +222,7 @@ def ever_there(repo, versions, path):
 @given(steps, st.sets(st.sampled_from(PATHS), min_size=1, max_size=2), st.booleans(), st.sampled_from([1, 3, 64]))
 def test_paths_agree_with_a_comparison_of_every_version_with_the_one_before(made, paths, everything, at_once):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icemagic.touches._BATCH", at_once)
+        patch.setattr("icemagic.touching._BATCH", at_once)
         check_paths(made, paths, everything=everything)
 
 

@@ -240,6 +240,43 @@ async def _repeat(store: IcechunkStore, key: str, others: list[str]) -> None:
         await store.set(other, value)
 
 
+def blame_of_many(folder: Path) -> Iterator[Result]:
+    side, chunk, rounds = 100, 10, 5
+    repo = plain(folder / "plain")
+    with repo.transaction("main", message="start") as target:
+        start = {"shape": (side * chunk,) * 2, "chunks": (chunk,) * 2, "dtype": "f4", "compressors": None}
+        zarr.create_array(target, name="x", **start, dimension_names=("epoch", "sid"))
+        for name in ("epoch", "sid"):
+            labels = zarr.create_array(
+                target, name=name, shape=side * chunk, chunks=chunk, dtype="i8", dimension_names=(name,)
+            )
+            labels[:] = range(side * chunk)
+    buffer = zarr.core.buffer.default_buffer_prototype().buffer
+    for commit in range(1_000):
+        session = repo.writable_session("main")
+        for number in range(10):  # as raw bytes, which is the quickest way to write a chunk
+            at = (commit * 10 + number) * 7_919 % side**2  # each chunk once, in no order
+            value = buffer.from_bytes(bytes([commit % 251 + 1]) * (4 * chunk**2))
+            zarr.core.sync.sync(session.store.set(f"x/c/{at // side}/{at % side}", value))
+        session.commit(f"commit {commit}")
+
+    def seconds(repo: icechunk.Repository) -> float:
+        begin = time.perf_counter()
+        found = IcechunkStore.open(repo).blame("x")
+        assert len(found.versions) == 1_000
+        found._repr_html_()
+        return time.perf_counter() - begin
+
+    storage = icechunk.local_filesystem_storage(str(folder / "plain"))
+    first, again = [], []
+    for _ in range(rounds):
+        fresh = icechunk.Repository.open(storage)
+        first.append(seconds(fresh))
+        again.append(seconds(fresh))
+    yield Result("blame of 10,000 chunks over 1,000 commits / 3 s", statistics.median(first), 3.0, "s", 1.0)
+    yield Result("the same again / 0.2 s", statistics.median(again), 0.2, "s", 1.0)
+
+
 def importing(_: Path) -> Iterator[Result]:
     def run(package: str) -> Callable[[int], object]:
         return lambda _: subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
@@ -261,6 +298,7 @@ def main() -> int:
         log_of_many,
         comparing_chunks,
         comparing_a_day_of_a_year,
+        blame_of_many,
         importing,
     ):
         if chosen and benchmark.__name__ not in chosen:
