@@ -488,6 +488,7 @@ def test_logs_are_read_once_and_never_taken_for_those_of_another_history(repo):
 def test_what_is_remembered_is_bounded_and_goes_with_its_repository(many, monkeypatch):
     monkeypatch.setattr(touches, "_ROOM", 50 * touches._EACH)
     fresh = icechunk.Repository.open(many.storage)
+    gc.collect()
     before = len(touches._memories)
     assert len(blame(fresh, fresh.lookup_branch("main"), "x").versions) == 200
     memory = touches._memories[fresh]
