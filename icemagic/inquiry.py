@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icemagic import diff, history, logs
+from icemagic import diff, history
 from icemagic.differences import Diff
 from icemagic.errors import UnknownVersionError
 from icemagic.records import Exhibit, Log, Version, short
 from icemagic.show import show
-from icemagic.sources import CellCode, code
 from icemagic.standpoint import Standpoint
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what not every session asks is loaded when it is asked
+    from icemagic.sources import CellCode
     from icemagic.tree import Tree
 
 
@@ -64,6 +64,8 @@ class Inquiry(Standpoint):
         UnknownVersionError
             When a date cannot be read, or nothing answers to `ref`.
         """
+        from icemagic import logs
+
         of = self._branch if ref == "HEAD" and self._branch else str(ref)
         at = self._head if ref == "HEAD" else self.resolve(ref)
         filters = logs.read_filters(author, grep, since, until, path)
@@ -75,6 +77,8 @@ class Inquiry(Standpoint):
 
     def code(self, ref: str | Version = "HEAD") -> CellCode:
         """Return the source of the cell that made a version."""
+        from icemagic.sources import code
+
         return code(self.repo, self.resolve(ref))
 
     def diff(self, a: str | Version = "HEAD", b: str | Version | None = None) -> Diff:
