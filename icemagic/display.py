@@ -314,7 +314,7 @@ def _text_table(table: Table) -> list[str]:
 def _html_table(table: Table) -> str:
     # Notebooks align cells to the right, and HTML folds the spaces that indent a tree.
     left = "text-align:left;white-space:pre"
-    style = f"{left};padding:0 .5em;line-height:1.25" if table.drawn else left
+    style = f"{left};padding:0 .5em;line-height:1.15" if table.drawn else left
     styles = [f"{style};font-family:monospace" if table.drawn and not at else style for at in range(len(table.columns))]
 
     def row(kind: str, cells: tuple[str, ...]) -> str:

@@ -6,21 +6,21 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icemagic import comparison, history, logs, selecting
+from icemagic import comparison, history, selecting
 from icemagic.diff import Question
 from icemagic.records import Exhibit, Log, Version
 from icemagic.show import show
-from icemagic.sources import CellCode, code
 from icemagic.standpoint import Standpoint
 from icemagic.values import Tolerance
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what not every session asks is loaded when it is asked
     from collections.abc import Mapping
 
     from icemagic.attribution import Blame, Why
     from icemagic.comparison import Operand
     from icemagic.differences import Diff
     from icemagic.selecting import Selection
+    from icemagic.sources import CellCode
     from icemagic.timeline import Timeline
     from icemagic.tree import Tree
 
@@ -76,6 +76,8 @@ class Inquiry(Standpoint):
         UnknownVersionError
             When a date cannot be read, or nothing answers to `ref`.
         """
+        from icemagic import logs
+
         of = self._branch if ref == "HEAD" and self._branch else str(ref)
         at = self._head if ref == "HEAD" else self.resolve(ref)
         filters = logs.read_filters(author, grep, since, until, path)
@@ -87,6 +89,8 @@ class Inquiry(Standpoint):
 
     def code(self, ref: str | Version = "HEAD") -> CellCode:
         """Return the source of the cell that made a version."""
+        from icemagic.sources import code
+
         return code(self.repo, self.resolve(ref))
 
     def diff(

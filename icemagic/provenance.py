@@ -1,9 +1,10 @@
 """Records how a commit came about, under the key ``icemagic`` of its metadata, and reads it back.
 
 All metadata of all commits lies in the one file that every open and every commit of a repository reads and rewrites, so
-what repeats is stored once. The first commit of its kind holds a dict: author, packages, notebook or script, git
-revision, source and hashes. A commit with the same facts on the same history holds one text, ``HASH COUNT AUTHOR``:
-the hash of that dict, the execution count of the cell (0 for none), and the author, so that a log need not look back.
+what repeats is stored once. The first commit of its kind holds a dict: author, packages, notebook and cell magic or
+script, git revision, source and hashes. A commit with the same facts on the same history holds one text, ``HASH COUNT
+AUTHOR``: the hash of that dict, the execution count of the cell (0 for none), and the author, so that a log need not
+look back.
 """
 
 from __future__ import annotations

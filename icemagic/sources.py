@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icemagic import history, provenance
+from icemagic import provenance
 from icemagic.display import Code, Lines, Part, Report, Shown
-from icemagic.errors import IcemagicError, UnknownVersionError
+from icemagic.errors import IcemagicError
 from icemagic.records import Origin, Version
 from icemagic.redaction import REDACTED
+from icemagic.show import version_at
 
 if TYPE_CHECKING:
     import icechunk
@@ -86,9 +87,5 @@ def code(repo: icechunk.Repository, snapshot_id: str) -> CellCode:
     UnknownVersionError
         For icechunk's empty root snapshot.
     """
-    version = history.version(repo, snapshot_id)
-    if version is None:
-        raise UnknownVersionError(
-            "The empty start of a repository was made by no cell.", "%ice log lists the versions."
-        )
+    version = version_at(repo, snapshot_id)
     return CellCode(version, provenance.origin(repo, version.id))

@@ -46,7 +46,7 @@ class _Step(NamedTuple):
     touched: set[str]
 
 
-def touching(repo: icechunk.Repository, versions: Iterable[Version], paths: Iterable[str]) -> Iterator[Version]:
+def touching(repo: icechunk.Repository, versions: Iterable[Version], paths: Sequence[str]) -> Iterator[Version]:
     """Yield those of some versions that touched what lies at one of the paths or below it.
 
     Parameters
@@ -54,7 +54,7 @@ def touching(repo: icechunk.Repository, versions: Iterable[Version], paths: Iter
     repo : icechunk.Repository
     versions : iterable of Version
         Children before their parents. Their logs are read a few at a time, as far as the caller goes.
-    paths : iterable of str
+    paths : sequence of str
         Paths of arrays or groups.
     """
     followed: dict[str, frozenset[str]] = defaultdict(frozenset)
@@ -98,7 +98,7 @@ def _is_within(path: str, folder: str) -> bool:
     return f"{path}/".startswith(f"/{folder}/" if folder else "/")
 
 
-def _steps(repo: icechunk.Repository, versions: Iterable[Version], paths: Iterable[str]) -> Iterator[_Step]:
+def _steps(repo: icechunk.Repository, versions: Iterable[Version], paths: Sequence[str]) -> Iterator[_Step]:
     """Yield what each version touched; nodes are read only where they differ from those of the version after."""
     trees: dict[str, _Tree] = {}
     for batch in batched(versions, _BATCH):
@@ -126,7 +126,7 @@ def _parent(version: Version) -> str:
     return version.parent
 
 
-def _read_trees(repo: icechunk.Repository, snapshots: Iterable[str], paths: Iterable[str]) -> dict[str, _Tree]:
+def _read_trees(repo: icechunk.Repository, snapshots: Iterable[str], paths: Sequence[str]) -> dict[str, _Tree]:
     wanted = sorted(snapshots)
     found = sync(together(repo.inspect_snapshot_async(snapshot) for snapshot in wanted))
     trees = {}

@@ -84,8 +84,9 @@ class Trial:
             if any(map(_asserts, ast.walk(self._tree))):
                 return True
             raise NoVerdictError("The cell says neither good nor bad: it asserts nothing and ends with None.", _EXAMPLE)
-        if getattr(value, "size", 1) != 1:
-            text = f"The cell says neither good nor bad: it ends with {value.size:,} values."
+        size = getattr(value, "size", 1)
+        if isinstance(size, int) and size != 1:
+            text = f"The cell says neither good nor bad: it ends with {size:,} values."
             raise NoVerdictError(text, "Make it one, such as with .all() or .any().")
         return bool(value)
 

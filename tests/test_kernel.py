@@ -58,13 +58,13 @@ def test_a_commit_shows_the_last_expression_then_the_version(kernel: Kernel):
 def test_an_interrupted_bisection_puts_the_store_back_and_what_runs_print_is_not_sent(kernel: Kernel, wait: str):
     for number in range(3):
         kernel.ok(f'%%commit "{number}"', WRITE.replace("1", str(number)))
-    kernel.ok("import os, signal", "before = store", "n = lambda: zarr.open_group(store, mode='r').attrs['n']")
+    kernel.ok("import os, signal", "before = id(store)", "n = lambda: zarr.open_group(store, mode='r').attrs['n']")
     body = ("print('NOISE')", "display('NOISE')", f"for _ in range(500): {wait}", "n() < 1")
     stopped = kernel.run("%%bisect --good HEAD~2", "os.kill(os.getpid(), signal.SIGINT)", "print('NOISE')", *body)
     assert stopped.status == "error"
     assert re.match("KeyboardInterrupt|CancelledError", stopped.error)
     assert "NOISE" not in stopped.stdout + "".join(stopped.shown)
-    assert kernel.ok("store is before").result == "True"
+    assert kernel.ok("id(store) == before").result == "True"
     found = kernel.ok("%%bisect --good HEAD~2", *body[:2], wait, body[-1])
     assert re.match(r"the first bad version is \w{8} 1\n", found.result)
     assert (found.stdout, len(found.shown)) == ("", 1)
@@ -197,7 +197,10 @@ OFFERED = {
     "%ice diff main dev": ["dev"],
     "%ice diff main dev --st": ["--store"],
     "%ice tag new de": ["dev"],
-    "%ice log --": ["--limit", "--store"],
+    "%ice log --gr": ["--grep", "--graph"],
+    "%ice log --grep x --l": ["--limit"],
+    "%%bisect --good v": ["v1.0-rc", "v1.1"],
+    "%%bisect --good v1.1 --": ["--bad", "--store"],
     "%ice log --store ": ["canopy", "reference", "store"],
     "%ice log --store reference d": ["d"],
     "%ice close r": ["reference"],

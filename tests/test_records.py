@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from icemagic.bisection import Bisected, Run
 from icemagic.differences import ArrayDiff, Change, Diff
+from icemagic.display import Document
 from icemagic.records import (
+    MERGED,
+    ROOT,
     Committed,
     Exhibit,
     Log,
@@ -20,6 +24,7 @@ from icemagic.records import (
     first_line,
     utc,
 )
+from icemagic.sources import CellCode
 from icemagic.tree import Tree
 
 WHEN = datetime(2024, 5, 1, 10, 30, 5, 999_999, tzinfo=UTC)
@@ -39,6 +44,11 @@ RECORDS = (
     ONE,
     Log("main", (TWO, ONE), truncated=True),
     Log("main", (), truncated=False),
+    Log("main", (TWO, ONE), truncated=False, filters='by "<b>"', margin=("●", "○")),
+    Document('{"a": "<b>"}', "json"),
+    CellCode(TWO, Origin({"author": "Ada"}, "x = '<b>'", "abc")),
+    Bisected((Run(TWO, "bad", "<b>"), Run(ONE, "good")), 2, (TWO,), Exhibit(TWO, DIFF, Origin({}))),
+    Bisected((Run(TWO, "bad", "<b>"), Run(ONE, "skipped")), 3, (TWO, TWO), None),
     Refs("branch", {"main": ONE, "empty": None}, "main"),
     Refs("tag", {}),
     DIFF,
@@ -69,6 +79,22 @@ def test_a_version_is_its_id_and_compares_by_what_never_changes():
     assert str(ONE) == ONE.id
     assert dataclasses.replace(ONE, refs=(), metadata={}) == ONE
     assert len({ONE, dataclasses.replace(ONE, refs=("dev",)), TWO}) == 2
+
+
+@pytest.mark.parametrize(
+    ("parent", "merged", "parents"),
+    [
+        (ONE.id, None, (ONE.id,)),
+        (ONE.id, {"with": TWO.id}, (ONE.id, TWO.id)),
+        (ONE.id, {"with": ONE.id}, (ONE.id,)),
+        (ROOT, {"with": TWO.id}, (TWO.id,)),
+        (ROOT, None, ()),
+        (None, "text", ()),
+    ],
+)
+def test_the_parents_of_a_version_are_versions(parent, merged, parents):
+    metadata = {} if merged is None else {MERGED: merged}
+    assert Version("A", "m", WHEN, parent, metadata).parents == parents
 
 
 @pytest.mark.parametrize(

@@ -93,5 +93,5 @@ def test_a_source_whose_first_version_expired_is_not_made_up(store):
 
 
 def test_the_empty_start_is_refused(store):
-    with pytest.raises(UnknownVersionError, match="made by no cell"):
+    with pytest.raises(UnknownVersionError, match="empty start"):
         code(store.repo, ROOT)

@@ -426,6 +426,24 @@ def test_checkout_takes_a_tag_a_version_a_prefix_and_a_branch(store: IcechunkSto
     assert read(store) == 1
 
 
+def test_another_store_at_a_version_is_read_only_and_leaves_this_one_where_it_stands(store: IcechunkStore) -> None:
+    for number, message in ((1, "one"), (2, "two")):
+        with store.transaction(message):
+            zarr.open_group(store).attrs["n"] = number
+    before = store.version
+    other = store.at("HEAD~1")
+    assert type(other) is type(store)
+    assert other.version is not None
+    assert (other.version.message, other.current_branch, other.url) == ("one", None, store.url)
+    with pytest.raises(NotWritableError), other.transaction():
+        pass
+    assert (store.version, store.current_branch) == (before, "main")
+    with store.transaction("three"):
+        zarr.open_group(store).attrs["n"] = 3
+    assert other.version.message == "one"
+    assert zarr.open_group(other, mode="r").attrs["n"] == 1
+
+
 def test_switch_goes_to_a_branch_whose_commits_leave_the_other_alone(store: IcechunkStore) -> None:
     store.branch("dev")
     assert store.current_branch == "main"

@@ -277,11 +277,43 @@ def blame_of_many(folder: Path) -> Iterator[Result]:
     yield Result("the same again / 0.2 s", statistics.median(again), 0.2, "s", 1.0)
 
 
+def log_of_an_array(folder: Path) -> Iterator[Result]:
+    repo = plain(folder / "store")
+    with repo.transaction("main", message="start") as target:
+        for name in "ab":
+            zarr.create_array(target, name=name, shape=(1_000,), chunks=(10,), dtype="f8")
+    for turn in range(1_000):
+        with repo.transaction("main", message=f"{turn}") as target:
+            zarr.open_array(target, path="ab"[turn % 100 == 0], mode="r+")[turn] = turn + 1
+    store = IcechunkStore.open(repo)
+
+    def other(_: int) -> None:
+        for info in repo.ancestry(branch="main"):
+            repo.inspect_transaction_log(info.id)
+
+    ours, plainly = by_turns(lambda _: store.log(limit=1_000, path="b"), other, 20)
+    yield Result("log(path=...) of 1,000 commits / reading their logs one by one", ours, plainly, "ms", 2.0)
+
+
 def importing(_: Path) -> Iterator[Result]:
     def run(package: str) -> Callable[[int], object]:
         return lambda _: subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
 
     yield Result("import icemagic / import icechunk", *by_turns(run("icemagic"), run("icechunk"), 20), "ms", 1.15)
+
+
+BENCHMARKS = (
+    writing_six_hours,
+    one_chunk_commits,
+    opening_and_reading,
+    writing_a_day,
+    log_of_many,
+    log_of_an_array,
+    comparing_chunks,
+    comparing_a_day_of_a_year,
+    blame_of_many,
+    importing,
+)
 
 
 def main() -> int:
@@ -290,17 +322,7 @@ def main() -> int:
     over = False
     print(f"{'':66} {'icemagic':>10} {'other':>10}       ratio  limit")
     chosen = sys.argv[1:]
-    for benchmark in (
-        writing_six_hours,
-        one_chunk_commits,
-        opening_and_reading,
-        writing_a_day,
-        log_of_many,
-        comparing_chunks,
-        comparing_a_day_of_a_year,
-        blame_of_many,
-        importing,
-    ):
+    for benchmark in BENCHMARKS:
         if chosen and benchmark.__name__ not in chosen:
             continue
         with tempfile.TemporaryDirectory() as folder:
