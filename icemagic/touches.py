@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import batched
+from itertools import batched, chain
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import icechunk
 
 _BATCH = 64
+_OTHERS = ("new_groups", "updated_groups", "deleted_groups", "deleted_arrays")
 _ROOM = 16_000_000
 """Most numbers (of 4 bytes) that are remembered of one repository."""
 _EACH = 256
@@ -39,6 +40,8 @@ class Touch:
     """Ids of the arrays that are new."""
     redefined: frozenset[str]
     """Ids of the arrays whose metadata changed: shape, attributes and so on."""
+    others: frozenset[str]
+    """Ids of the groups that are new or changed, and of all nodes that are gone."""
     moved: Mapping[str, str]
     """Path of a group or array to the path that it had before."""
     nodes_came_or_went: bool
@@ -103,6 +106,7 @@ async def _read(repo: icechunk.Repository, snapshot_id: str) -> Touch:
         chunks={entry["node_id"]: _numbers(entry["chunks"]) for entry in log["updated_chunks"]},
         made=frozenset(log["new_arrays"]),
         redefined=frozenset(log["updated_arrays"]),
+        others=frozenset(chain(*(log[kind] for kind in _OTHERS))),
         moved={pair["to"]: pair["from"] for pair in log["moved_nodes"]},
         nodes_came_or_went=any(log[kind] for kind in came_or_went),
         follows_expired="synthetic_composite" in log,

@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import batched, chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from zarr.core.sync import sync
 
 from icemagic.errors import SelectionError, did_you_mean
 from icemagic.nodes import together
 from icemagic.records import Version
+from icemagic.touches import Touch, touches
 
 if TYPE_CHECKING:
     import icechunk
 
 _BATCH = 64
-_STRUCTURE = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "moved_nodes")
-
-_Log = Mapping[str, Any]
-"""What icechunk kept of one transaction."""
 
 
 class _Tree(NamedTuple):
@@ -101,21 +98,20 @@ def _is_within(path: str, folder: str) -> bool:
 def _steps(repo: icechunk.Repository, versions: Iterable[Version], paths: Sequence[str]) -> Iterator[_Step]:
     """Yield what each version touched; nodes are read only where they differ from those of the version after."""
     trees: dict[str, _Tree] = {}
-    for batch in batched(versions, _BATCH):
-        logs = sync(together(repo.inspect_transaction_log_async(version.id) for version in batch))
-        trees |= _read_trees(repo, _differing(batch, logs, trees), paths)
-        for version, log in zip(batch, logs, strict=True):
+    for batch in batched(touches(repo, versions), _BATCH):
+        trees |= _read_trees(repo, _differing(batch, trees), paths)
+        for version, touch in batch:
             here = trees.pop(version.id)
             before = trees.setdefault(_parent(version), here)
-            yield _Step(version, here, before, _touched(log, here, before))
+            yield _Step(version, here, before, _touched(touch, here, before))
 
 
-def _differing(batch: Iterable[Version], logs: Iterable[_Log], known: Iterable[str]) -> set[str]:
+def _differing(batch: Iterable[tuple[Version, Touch]], known: Iterable[str]) -> set[str]:
     """Return the ids of the snapshots whose nodes have to be read."""
     told, wanted = set(known), set[str]()
-    for version, log in zip(batch, logs, strict=True):
+    for version, touch in batch:
         wanted |= {version.id} - told
-        if any(log[kind] for kind in _STRUCTURE):
+        if touch.nodes_came_or_went:
             wanted |= {_parent(version)} - told
         told |= {version.id, _parent(version)}
     return wanted
@@ -137,9 +133,9 @@ def _read_trees(repo: icechunk.Repository, snapshots: Iterable[str], paths: Sequ
     return trees
 
 
-def _touched(log: _Log, here: _Tree, before: _Tree) -> set[str]:
-    """Return the ids of the nodes that a log names; of nodes that moved it names the paths."""
-    named = (log[kind] for kind in (*_STRUCTURE[:-1], "updated_groups", "updated_arrays"))
-    written = (entry["node_id"] for entry in log["updated_chunks"])
-    moved = ((before.ids.get(move["from"]), here.ids.get(move["to"])) for move in log["moved_nodes"])
-    return {name for name in chain(*named, written, *moved) if name is not None}
+def _touched(touch: Touch, here: _Tree, before: _Tree) -> set[str]:
+    """Return the ids of the nodes that a version touched; of nodes that moved icechunk names the paths."""
+    moved = {(before.ids.get(old), here.ids.get(new)) for new, old in touch.moved.items()}
+    return {
+        one for one in (*touch.chunks, *touch.made, *touch.redefined, *touch.others, *chain(*moved)) if one is not None
+    }

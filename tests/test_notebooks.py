@@ -35,8 +35,8 @@ def texts(cell: nbformat.NotebookNode) -> Iterator[str]:
         yield from (value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
 
 
-def test_there_are_five_tutorials_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six_tutorials_in_order():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 def test_cells_ran_once_in_order(notebook):
