@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 from icemagic.display import Lines, Report, Shown, Table
 from icemagic.errors import IcemagicError
 
-Completes = Literal["ref", "branch", "store", "variable", "verb", "path", "array", "nothing"]
+Completes = Literal["ref", "branch", "store", "variable", "verb", "path", "array", "side", "nothing"]
 
 
 class CommandError(IcemagicError, ValueError):
@@ -200,6 +200,7 @@ VERBS: Mapping[str, Verb] = {
                 _given(
                     "--path",
                     "array or group that was touched, or something in it, wherever it lay then; may be repeated",
+                    "array",
                     metavar="ARRAY",
                     action="append",
                     default=[],
@@ -217,9 +218,9 @@ VERBS: Mapping[str, Verb] = {
             "what differs between two versions, or one and the one before it; also the open work (WORKING), stores, "
             "datasets and netCDF files",
             (
-                _given("a", "version, A..B, WORKING, store, dataset or file", "ref", nargs="?"),
-                _given("b", "the other side", "ref", nargs="?"),
-                _given("array", "path of the one array or group to compare; may also stand first or second", nargs="?"),
+                _given("a", "version, A..B, WORKING, store, dataset or file", "side", nargs="?"),
+                _given("b", "the other side", "side", nargs="?"),
+                _given("array", "path of the one array or group to compare; may stand before", "array", nargs="?"),
                 _given("--values", "compare values; only chunks that differ are read", action="store_true"),
                 _given("--atol", "absolute tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),
                 _given("--rtol", "relative tolerance; asks for values", type=float, default=0.0, metavar="NUMBER"),

@@ -17,6 +17,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 
 from icemagic import history
 from icemagic.commands import BISECT, CELLS, VERBS, Completes, Verb
+from icemagic.comparison import WORKING
 from icemagic.records import short
 
 if TYPE_CHECKING:
@@ -120,10 +121,13 @@ class Completer:
                 offered = _folders(fragment)
             case "array" if store is not None:
                 offered = [(path, "array") for path in self._listing(store).arrays]
-            case "branch" | "ref" if store is not None:
+            case "branch" | "ref" | "side" if store is not None:
                 listing = self._listing(store)
                 offered = [(name, "branch") for name in listing.branches]
-                if completes == "ref":
+                if completes == "side":
+                    offered += [(path, "array") for path in listing.arrays]
+                    offered += [(WORKING, "version")] * store.in_transaction
+                if completes != "branch":
                     offered += [(name, "tag") for name in listing.tags] + [("HEAD", "version")]
                     if len(fragment.rpartition("..")[2]) >= _MIN_ID:
                         offered += [(short(snapshot), "version") for snapshot in listing.versions]

@@ -42,6 +42,36 @@ def test_bisect_offers_its_options_versions_and_stores(shell: Typed):
     assert "bisect" in shell.complete("%ice help b")
 
 
+def test_arrays_of_the_version_are_offered_where_one_is_asked_for(shell: Typed):
+    shell.open_memory()
+    shell.get(
+        '%%commit "it"',
+        "for path in ('SNR', 'site/SNR', 'time'):",
+        "    zarr.create_array(store, name=path, shape=1, dtype='i1')",
+    )
+    for line in (
+        "blame ",
+        "why ",
+        "history ",
+        "restore main ",
+        "guard ",
+        "log --path ",
+        "diff ",
+        "diff main ",
+        "diff main HEAD ",
+    ):
+        assert shell.complete(f"%ice {line}SN")[0] == "SNR", line
+        assert shell.complete(f"%ice {line}si") == ["site/SNR"], line
+
+
+def test_a_diff_is_offered_versions_and_the_open_work(shell: Typed):
+    shell.open_memory()
+    assert "WORKING" not in shell.complete("%ice diff WO")
+    shell.get("%ice begin")
+    assert shell.complete("%ice diff WO") == ["WORKING"]
+    assert "main" in shell.complete("%ice diff WORKING ")
+
+
 def test_an_option_that_was_given_is_not_offered_again(shell: Typed):
     assert shell.complete("%ice open x --create --c") == ["--c"]
     assert "--create" not in shell.complete("%ice open x --create ")
