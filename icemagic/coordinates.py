@@ -275,15 +275,16 @@ def find(index: pd.Index[Any], first: str, last: str) -> range:
     Raises
     ------
     SelectionError
-        When one is there, but the labels repeat or are in no order, so that no range is meant.
+        When the labels repeat, or are times in no order, so that it cannot be told.
     """
     try:
         return _either_way(index, first, last)
     except (KeyError, ValueError, TypeError):
-        if index.is_unique and index.is_monotonic_increasing:
+        # Pandas refuses a part of a time, such as a day, where the times are in no order.
+        if index.is_unique and (index.is_monotonic_increasing or index.dtype.kind not in "mM"):
             return range(0)
-    text = f"The labels of {index.name} repeat or are in no order, so that {first} … {last} means no range."
-    raise SelectionError(text, "")
+    span = first if first == last else f"{first} … {last}"
+    raise SelectionError(f"The labels of {index.name} repeat or are in no order, so {span} cannot be found in it.")
 
 
 def _either_way(index: pd.Index[Any], first: str, last: str) -> range:
