@@ -248,7 +248,7 @@ def _fit_part(part: Part, budget: int) -> tuple[list[Part], str, int]:
             return [Verbatim(text, part.language)], more and f"{more}: str() of it holds them all", budget
         case Picture():
             picture, budget = _fit_picture(part, budget)
-            return [picture] if picture else [], "" if picture else "a picture that does not fit", budget
+            return [picture] if picture else [], "" if picture else "1 picture that does not fit", budget
     return [], "", budget
 
 

@@ -97,7 +97,7 @@ def _pasts(repo: icechunk.Repository, snapshot_id: str, path: str, dims: tuple[s
             session = repo.readonly_session(snapshot_id=version.id)
             ids = _id(session, path), {dim: _id(session, f"/{coordinates.beside(path, dim)}") for dim in dims}
         yield _Past(version, touch, path, *ids)
-        path = touch.moved.get(path, path)
+        path = touch.path_before(path)
         ids = None if touch.nodes_came_or_went else ids
 
 
@@ -262,7 +262,7 @@ def _value(store: icechunk.IcechunkStore, path: str, box: Box) -> Value:
         text = f"{name} holds no numbers, so its {total:,} values in the region have no mean."
         raise SelectionError(text, "Name one label of every dimension.")
     if not known.size:
-        return Value(values.dtype.type("NaT") if kind in "mM" else np.float64("nan"), 0, total)
+        return Value(values[0] if total else np.float64("nan"), 0, total)
     if kind in "mM":
         return Value(known.astype("int64").mean().astype("int64").astype(values.dtype), known.size, total)
     return Value(known.mean(dtype=None if kind == "c" else "float64"), known.size, total)

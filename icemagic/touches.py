@@ -49,6 +49,15 @@ class Touch:
     follows_expired: bool
     """Whether versions before it expired; it then stands for all that they and it touched."""
 
+    def path_before(self, path: str) -> str:
+        """Return where what is now at a path, or would be, was before: it may have moved with a group around it."""
+        at = path
+        while at not in self.moved:
+            at = at.rpartition("/")[0]
+            if not at:
+                return path
+        return self.moved[at] + path[len(at) :]
+
     @property
     def size(self) -> int:
         """How much of the room it takes up."""
