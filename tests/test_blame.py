@@ -206,6 +206,23 @@ def test_after_expiry_the_oldest_version_left_stands_for_those_before_it(actions
             assert now is None
 
 
+def test_in_format_1_what_expired_versions_wrote_is_named_and_what_later_ones_wrote_stays_theirs():
+    repo = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
+
+    def make(store):
+        zarr.create_array(store, name="x", shape=4, chunks=2, dtype="i4")[:] = 1
+        zarr.create_array(store, name="y", shape=4, chunks=2, dtype="i4")[:] = 1
+
+    commit(repo, "first", make)
+    kept = commit(repo, "of y alone", edit(slice(0, 2), 5, path="y"))
+    commit(repo, "second", edit(slice(0, 2), 2))
+    repo.expire_snapshots(repo.lookup_snapshot(kept).written_at)
+    found = newest(repo)
+    assert writers(found) == ["second", "of y alone"]
+    assert [found.stands_for_expired(version) for version in found.versions] == [True, False]
+    assert found.writes.tolist() == [1, 1]
+
+
 @given(actions=steps, low=st.integers(0, 5), high=st.integers(0, 5))
 @settings(deadline=None, max_examples=40)
 def test_a_region_is_blamed_like_the_same_chunks_of_the_whole(actions, low, high):

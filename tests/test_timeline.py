@@ -16,7 +16,7 @@ import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from icemagic import IcechunkStore, following
+from icemagic import IcechunkStore, coordinates, following
 from icemagic.errors import SelectionError
 from icemagic.following import follow
 from icemagic.timeline import Timeline
@@ -231,6 +231,46 @@ def test_after_expiry_the_oldest_version_left_says_that_it_may_have_been_one_bef
     found = follow(built.repo, newest.id, f"{newest.group}/v", {})
     assert repr(said(found)) == repr(expected(built, {}))
     assert [reading.or_expired for reading in found.readings] == [False] * (len(found.readings) - 1) + [kept > 0]
+
+
+labels = st.lists(st.integers(0, 12), min_size=1, max_size=9, unique=True)
+
+
+@given(
+    versions=st.lists(st.tuples(st.booleans(), labels), min_size=1, max_size=5),
+    ends=st.tuples(*[st.integers(0, 12)] * 2),
+)
+@settings(deadline=None, max_examples=40)
+@example(versions=[(False, [10, 11, 12]), (True, [5])], ends=(5, 10))
+@example(versions=[(False, [3, 1, 2]), (True, [5, 6, 7]), (True, [8])], ends=(1, 8))
+@example(versions=[(False, [1, 2, 3, 4]), (False, [1, 2, 4, 3])], ends=(2, 3))
+def test_labels_in_any_order_are_found_where_they_are_when_all_of_them_are_read(versions, ends):
+    repo = new_repo()
+    held: list[int] = []
+    selection = {"t": tuple(map(str, ends))}
+    wanted: list[Any] = []
+    for number, (grows, new) in enumerate(versions):
+        held = held + [one for one in new if one not in held] if grows else new
+        session = repo.writable_session("main")
+        root = zarr.open_group(session.store, mode="a")
+        for name, values_now in (("t", held), ("v", [one**2 for one in held])):
+            if name not in root:
+                root.create_array(name, shape=0, chunks=2, dtype="i8", dimension_names=["t"])
+            array = root[name]
+            array.resize((len(held),))
+            write_changed(array, np.array(values_now))
+        at = session.commit(f"{number}", allow_empty=True)
+        store = repo.readonly_session(snapshot_id=at).store
+        try:
+            (side,) = coordinates.region_of(store, "v", selection)
+        except SelectionError:
+            value = None
+        else:
+            value = float(np.mean([held[position] ** 2 for position in side])), len(side), len(side)
+        if value != (wanted[-1][1] if wanted else None):
+            wanted.append((at, value))
+    if wanted:
+        assert said(follow(repo, at, "v", selection)) == wanted[::-1]
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
