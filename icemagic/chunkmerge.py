@@ -101,9 +101,9 @@ def differing(one: Values, other: Values) -> Mask:
     """Return where two arrays of one shape and data type differ: bit by bit where they hold numbers."""
     if one.dtype.hasobject:
         return np.asarray(one != other, dtype=bool)
-    word = f"u{math.gcd(one.dtype.itemsize, 8)}"
-    a, b = (np.ascontiguousarray(side).reshape(-1).view(word) for side in (one, other))
-    return np.asarray((a != b).reshape(*one.shape, -1).any(axis=-1))
+    word = math.gcd(one.dtype.itemsize, 8)
+    a, b = (np.ascontiguousarray(side).reshape(-1).view(f"u{word}") for side in (one, other))
+    return np.asarray((a != b).reshape(*one.shape, one.dtype.itemsize // word).any(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Spots:
     def __add__(self, other: Spots) -> Spots:
         boxes = tuple(joined((*self.boxes, *other.boxes)))
         exact = self.exact and other.exact and len(boxes) <= _PLACES
-        return Spots(self.count + other.count, boxes if len(boxes) <= _PLACES else (_around(boxes),), exact)
+        return Spots(self.count + other.count, boxes if len(boxes) <= _PLACES else (around(boxes),), exact)
 
 
 @dataclass(frozen=True)
@@ -236,19 +236,19 @@ def _spots(clash: Mask, region: Box) -> Spots:
     number = int(clash.sum())
     ends = [np.flatnonzero(clash.any(axis=tuple(other for other in range(clash.ndim) if other != axis))) for axis in
             range(clash.ndim)]  # fmt: skip
-    around = tuple(
+    whole = tuple(
         range(side.start + int(end[0]), side.start + int(end[-1]) + 1) for side, end in zip(region, ends, strict=True)
     )
-    if number == math.prod(map(len, around)):
-        return Spots(number, (around,))
+    if number == math.prod(map(len, whole)):
+        return Spots(number, (whole,))
     if number > _PLACES:
-        return Spots(number, (around,), exact=False)
+        return Spots(number, (whole,), exact=False)
     offset = [side.start for side in region]
     units = (tuple(range(place, place + 1) for place in spot) for spot in (np.argwhere(clash) + offset).tolist())
     return Spots(number, tuple(joined(units)))
 
 
-def _around(boxes: tuple[Box, ...]) -> Box:
+def around(boxes: tuple[Box, ...]) -> Box:
     """Return the smallest box around several."""
     return tuple(
         range(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)

@@ -11,7 +11,6 @@ from icemagic.coordinates import boxes, positions, stored_chunk, words
 from icemagic.errors import ConflictError
 from icemagic.merge import Clash, Edit, Side
 from icemagic.nodes import node_paths
-from icemagic.records import Version
 
 _SHOWN = 4
 _LOOKED_AT = 200
@@ -77,13 +76,11 @@ def sentences(
     repo: icechunk.Repository, session: icechunk.Session, base: str, tip: str, clashes: Iterable[Clash]
 ) -> list[str]:
     """Say each clash with its place in coordinates and the commit on the other side; of many only the first few."""
-    clashes = list(clashes)
-    authors = _authors(repo, base, tip)
-    said = []
-    for clash in clashes[:_SHOWN]:
-        by = authors.get(clash.path)
-        who = f" ({' by '.join(filter(None, (by.summary(), by.author)))})" if by else ""
-        said.append(f"{clash.path.lstrip('/') or '/'} {_where(session, clash)}{who}")
+    clashes, by = list(clashes), blamed(repo, base, tip)
+    said = [
+        f"{clash.path.lstrip('/') or '/'} {_where(session, clash)}{by.get(clash.path, '')}"
+        for clash in clashes[:_SHOWN]
+    ]
     return said + ([f"and {len(clashes) - _SHOWN} more"] if len(clashes) > _SHOWN else [])
 
 
@@ -101,14 +98,16 @@ def _where(session: icechunk.Session, clash: Clash) -> str:
     return f"at {' and at '.join(places + more)}"
 
 
-def _authors(repo: icechunk.Repository, base: str, tip: str) -> dict[str, Version]:
-    """Return the newest version after `base` that touched each path; of very many versions only the newest count."""
-    found: dict[str, Version] = {}
+def blamed(repo: icechunk.Repository, base: str, tip: str) -> dict[str, str]:
+    """Return, in brackets, the newest version after `base` that touched each path; of many only the newest count."""
+    found: dict[str, str] = {}
     for _, info in zip(range(_LOOKED_AT), repo.ancestry(snapshot_id=tip), strict=False):
         if info.id == base or info.parent_id is None:
             break
+        version = history.version_of(info)
+        said = f" ({' by '.join(filter(None, (version.summary(), version.author)))})"
         for path in diff.paths_of(repo.diff(from_snapshot_id=info.parent_id, to_snapshot_id=info.id)):
-            found.setdefault(path, history.version_of(info))
+            found.setdefault(path, said)
     return found
 
 

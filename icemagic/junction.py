@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from icemagic import diff, history, merging, operations, refs, standing
 from icemagic.display import count
-from icemagic.errors import ConflictError, GuardError, TransactionError
+from icemagic.errors import ConflictError, GuardError, SelectionError, TransactionError
 from icemagic.mergeplan import Choices
 from icemagic.records import Committed, Note, Version
 from icemagic.transaction import Terms
@@ -186,4 +186,7 @@ class Junction(Workbench):
 
 
 def _choices(everything: Side | None, arrays: Mapping[str, Side] | None) -> Choices:
-    return Choices(everything, {f"/{path.strip('/')}": side for path, side in (arrays or {}).items()})
+    given = {f"/{path.strip('/')}": side for path, side in (arrays or {}).items()}
+    if wrong := {everything, *given.values()} - {None, "ours", "theirs"}:
+        raise SelectionError(f"{min(map(str, wrong))!r} is no side.", 'A side is "ours" or "theirs".')
+    return Choices(everything, given)

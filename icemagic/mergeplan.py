@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from icemagic import chunkmerge, merge
@@ -14,6 +15,8 @@ from icemagic.structure import dtype_words
 
 if TYPE_CHECKING:
     import icechunk
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class Plan:
     def unsolved(self) -> tuple[Conflict, ...]:
         """The conflicts for which no side was chosen."""
         return tuple(conflict for conflict in self.conflicts if conflict.solved is None)
+
+    def say(self, by: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Say the conflicts that are not solved, with what `by` says of a path; of many only the first few."""
+        said = [f"{conflict.words()}{by.get(conflict.path, '')}" for conflict in self.unsolved[:_SHOWN]]
+        more = [f"and {len(self.unsolved) - _SHOWN:,} more"] if len(self.unsolved) > _SHOWN else []
+        return "; ".join(said + more)
 
     def apply(self, target: icechunk.IcechunkStore) -> None:
         """Do it in a writable state that is as ours."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from icemagic import diff, guards, history, lineage, merge, threeway
-from icemagic.chunkmerge import Stores
 from icemagic.differences import Diff
 from icemagic.display import Lines, Report, Shown, Table, count, filled
 from icemagic.errors import ConflictError, SelectionError, UnknownVersionError, did_you_mean
@@ -87,9 +86,7 @@ class Bringing:
         """
         conflicts = self.plan.unsolved
         if conflicts:
-            more = [f"and {len(conflicts) - _SHOWN:,} more"] if len(conflicts) > _SHOWN else []
-            said = "; ".join([*(conflict.words() for conflict in conflicts[:_SHOWN]), *more])
-            text = f"{self.branch} and {self.of} changed the same: {said}. Nothing was changed."
+            text = f"{self.branch} and {self.of} changed the same: {self.plan.say()}. Nothing was changed."
             raise ConflictError(text, self._ways_out(conflicts))
 
     def _ways_out(self, conflicts: tuple[Conflict, ...]) -> str:
@@ -243,10 +240,8 @@ def of_change(
 
 
 def _plan(repo: icechunk.Repository, ids: tuple[str, str, str], names: tuple[str, str], choices: Choices) -> Plan:
-    base, ours, theirs = ids
-    stores = Stores(*(repo.readonly_session(snapshot_id=snapshot).store for snapshot in ids))
-    our_paths, their_paths = (diff.touched(repo, base, side) if side != base else set() for side in (ours, theirs))
-    found = threeway.plan(stores, our_paths=our_paths, their_paths=their_paths, choices=choices, names=names)
+    found = threeway.plan(repo, ids, choices=choices, names=names)
+    stores = found.stores
     known = {conflict.path for conflict in found.conflicts}
     if unknown := choices.arrays.keys() - known - node_paths(stores.ours) - node_paths(stores.theirs):
         path = min(unknown).lstrip("/")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NONE_YET = "no version yet"
+_SHOWN = 3
 _BRIEF = 0.1  # seconds; what is shorter is not worth a number
 CHECKS = "icemagic_checks"
 """Key of commit metadata under which the checks that passed are recorded."""
@@ -118,13 +119,15 @@ class Version(Shown):
         return " · ".join(filter(None, (utc(self.time), self.author, ", ".join(self.refs))))
 
 
-def solved_words(solved: object, more: object) -> str:
-    """Say which side solved the conflicts of which array, as a merge recorded it; anybody may write there."""
-    entries = solved.items() if isinstance(solved, Mapping) else ()
-    said = [
-        f"{name} by {entry[0]} ({entry[1]})" for name, entry in entries if isinstance(entry, list) and len(entry) > 1
-    ]
-    return ", ".join(said) + (f" and {more} more" if more else "")
+def solved_words(solved: object, more: object = 0) -> str:
+    """Say which side solved the conflicts of which array, as a merge recorded it; of many only the first few."""
+    said = []
+    for name, entry in solved.items() if isinstance(solved, Mapping) else ():  # anybody may write there
+        match entry:
+            case [side, kinds]:
+                said.append(f"{name} by {side} ({kinds})")
+    left = len(said[_SHOWN:]) + (more if isinstance(more, int) else 0)
+    return ", ".join(said[:_SHOWN]) + (f" and {left:,} more" if left else "")
 
 
 class Versions(Shown):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.core.sync import sync
 
-from icemagic import coordinates, diff, history, merge, selecting
-from icemagic.conflicts import sentences
+from icemagic import coordinates, diff, history, merge, selecting, threeway
+from icemagic.chunkmerge import differing
+from icemagic.conflicts import blamed
 from icemagic.errors import ConflictError, NothingToCommitError, SelectionError, UnknownVersionError
+from icemagic.mergeplan import Choices
 from icemagic.nodes import chunk_key, find_array, find_node, read_nodes
 
 if TYPE_CHECKING:
@@ -100,16 +102,12 @@ def carry(repo: icechunk.Repository, session: icechunk.Session, way: tuple[str, 
         When nothing is left to change.
     """
     base, tip = way[0], session.snapshot_id
-    before, after = (repo.readonly_session(snapshot_id=snapshot).store for snapshot in way)
-    their_paths = diff.touched(repo, base, tip) if base != tip else set()
-    edits, clashes = merge.compare(
-        before, after, session.store, our_paths=diff.touched(repo, *way), their_paths=their_paths
-    )
-    if clashes:
-        said = "; ".join(sentences(repo, session, base, tip, clashes))
-        text = f"Later versions changed the same: {said}. Nothing was changed."
-        raise ConflictError(text, hint)
-    merge.apply(edits, after, session.store)
+    names = "the newest version", "this change"
+    plan = threeway.plan(repo, (base, tip, way[1]), choices=Choices(), names=names)
+    if plan.unsolved:
+        said = plan.say(blamed(repo, base, tip))
+        raise ConflictError(f"Later versions changed the same: {said}. Nothing was changed.", hint)
+    plan.apply(session.store)
     _refuse_unchanged(session)
 
 
@@ -174,13 +172,8 @@ def _copy_region(target: icechunk.IcechunkStore, source: icechunk.IcechunkStore,
         )
         if _whole(part, at, chunk, (into.shape, out.shape)):
             sync(merge.copy_key(chunk_key(path, at), source, target))
-        elif not _alike(values := np.asarray(out[part]), np.asarray(into[part])):
+        elif differing(values := np.asarray(out[part]), np.asarray(into[part])).any():
             into[part] = values
-
-
-def _alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
-    """Whether two arrays hold the same values, bit by bit where they are numbers."""
-    return np.array_equal(one, other) if one.dtype.hasobject else one.tobytes() == other.tobytes()
 
 
 def _whole(part: tuple[slice, ...], at: tuple[int, ...], chunk: tuple[int, ...], shapes: tuple[Any, Any]) -> bool:

@@ -88,6 +88,8 @@ def judge(
     along : mapping
         Path of each other array that a side changed, to the axis on which it has the dimension and its nodes.
     """
+    if coordinate is None and lengths[1] == lengths[2] and lengths[0] in (None, lengths[1]):
+        return Rows(path, lengths, lengths[1], np.zeros(0, dtype=bool))
     labels = _labels(stores, path, lengths, coordinate)
     base, ours, theirs = (length or 0 for length in lengths)
     meant = min(ours, theirs) if ours < base and theirs < base else max(ours, theirs)
@@ -130,8 +132,8 @@ def _appended_apart(lengths: Lengths, labels: _Labels, *, labelled: bool) -> boo
 
 
 def _labels(stores: Stores, path: str, lengths: Lengths, coordinate: Three | None) -> _Labels:
-    places = np.arange(max(length or 0 for length in lengths))
-    in_base, in_ours, in_theirs = (places < (length or 0) for length in lengths)
+    size = max(length or 0 for length in lengths)
+    in_base, in_ours, in_theirs = (_first(length or 0, size) for length in lengths)
     found = _Labels(~in_base, in_base & ~in_ours, in_base & ~in_theirs, in_ours != in_theirs)
     if coordinate is None:
         return found
@@ -146,12 +148,12 @@ def _labels(stores: Stores, path: str, lengths: Lengths, coordinate: Three | Non
         found.apart[:] = True
         return found
     is_new = base is None or any(recoded)
-    size, trio = chunk_shape(ours.metadata)[0], stores.trio(path, is_new=is_new)
+    chunk, trio = chunk_shape(ours.metadata)[0], stores.trio(path, is_new=is_new)
     before = base if base is not None and not is_new else Node({})
     changed = differing_chunks(ours, theirs) | differing_chunks(ours, before) | differing_chunks(theirs, before)
-    shared = range((lengths[0] or 0) // size, -(-min(lengths[1:]) // size))
+    shared = range((lengths[0] or 0) // chunk, -(-min(lengths[1:]) // chunk))
     for number in sorted({at for (at,) in changed}.union(shared)):
-        part = slice(number * size, min((number + 1) * size, places.size))
+        part = slice(number * chunk, min((number + 1) * chunk, size))
         if part.start >= part.stop:
             continue
         a, b, c = trio.blocks((range(part.start, part.stop),))
@@ -161,6 +163,13 @@ def _labels(stores: Stores, path: str, lengths: Lengths, coordinate: Three | Non
         bare = ~differing(b.values, np.full_like(b.values, trio.ours.fill_value)) & (lengths[0] is not None)
         found.apart[part] |= b.present & c.present & (differing(b.values, c.values) | (found.new[part] & bare))
     return found
+
+
+def _first(number: int, size: int) -> Mask:
+    """Return a mask that holds for the first of some places."""
+    mask = np.zeros(size, dtype=bool)
+    mask[:number] = True
+    return mask
 
 
 def _writes(stores: Stores, path: str, axis: int, nodes: Three, *, side: Side, rows: Mask) -> bool:

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.core.sync import sync
 
-from icemagic import merge
-from icemagic.chunkmerge import At, Found, Mix, Stores, changes, examine
+from icemagic import diff, merge
+from icemagic.chunkmerge import At, Found, Mix, Stores, around, changes, examine
 from icemagic.coordinates import words
 from icemagic.decoding import decode
 from icemagic.display import count, label
@@ -32,31 +32,29 @@ from icemagic.mergeplan import Choices, Conflict, Plan, beside, dimensions, inco
 from icemagic.nodes import Node, chunk_shape, read_nodes
 from icemagic.rowmerge import Lengths, Rows, Three, judge
 
-_SHOWN = 4
+if TYPE_CHECKING:
+    import icechunk
+
+_SHOWN = 2
 
 
-def plan(
-    stores: Stores,
-    *,
-    our_paths: set[str],
-    their_paths: set[str],
-    choices: Choices,
-    names: tuple[str, str] = ("ours", "theirs"),
-) -> Plan:
+def plan(repo: icechunk.Repository, ids: tuple[str, str, str], *, choices: Choices, names: tuple[str, str]) -> Plan:
     """Return what brings theirs into ours, and what is in conflict; nothing is written.
 
     Parameters
     ----------
-    stores : Stores
-        The three states.
-    our_paths, their_paths : set of str
-        Paths of the nodes that each side may have changed since base, with a leading slash.
+    repo : icechunk.Repository
+    ids : tuple of str
+        Snapshots of base, ours and theirs.
     choices : Choices
         Sides that win where both changed the same.
     names : tuple of str
         What ours and theirs are called.
     """
-    return _Comparison(stores, our_paths | their_paths, choices, names).plan()
+    base, ours, theirs = ids
+    stores = Stores(*(repo.readonly_session(snapshot_id=snapshot).store for snapshot in ids))
+    paths = set().union(*(diff.touched(repo, base, side) for side in (ours, theirs) if side != base))
+    return _Comparison(stores, paths, choices, names).plan()
 
 
 class _Comparison:
@@ -198,10 +196,11 @@ class _Comparison:
 
     def _values_conflict(self, path: str, found: Found, choice: Side | None) -> Conflict:
         spots = found.spots
-        places = [words(self.stores.ours, path, box) for box in spots.boxes[:_SHOWN]]
-        places += [f"{len(spots.boxes) - _SHOWN:,} more places"] if len(spots.boxes) > _SHOWN else []
         number = count(spots.count, "value")
-        what = f"{'at' if spots.exact else 'within'} {' and at '.join(places)}: {number}"
+        few = spots.exact and len(spots.boxes) <= _SHOWN
+        boxes = spots.boxes if few else (around(spots.boxes),)
+        where = " and at ".join(words(self.stores.ours, path, box) for box in boxes)
+        what = f"{'at' if few else 'within'} {where}: {number}"
         more = ", …" if spots.count > 1 else ""
         meant = decode(np.array(found.first or ()), dict(self.stores.array("ours", path).attrs), dims=("value",))
         we, they = (f"{label(value)}{more}" for value in meant)

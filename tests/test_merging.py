@@ -1,419 +1,786 @@
-"""What two branches changed is put together value by value, or refused at exactly the places that a plain model says."""
+"""Merge, cherry-pick and promote: each rule by itself, refusals that change nothing, and what is recorded."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import icechunk
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
 
 from icemagic import IcechunkStore
-from icemagic.errors import ConflictError, GuardError
+from icemagic.errors import ConflictError, GuardError, SelectionError, TransactionError, UnknownVersionError
 from icemagic.mergeplan import Choices
-from icemagic.merging import of_version
+from icemagic.merging import Merged, Outlook, of_version
+from icemagic.operations import Moved
+from icemagic.records import MERGED, PICKED, Note
+from icemagic.standing import Demand
 
-ROWS, COLUMNS = 5, 3
-EXAMPLES = 60
-
-# -- the model: whole arrays, one value at a time ----------------------------------------------------------------------
-
-
-@dataclass
-class Held:
-    """An array as it is read."""
-
-    values: np.ndarray
-    dims: tuple[str | None, ...]
-    form: tuple[Any, ...]
-    fill: Any
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    def at(self, place: tuple[int, ...]) -> Any:
-        """Return a value in a form that compares bit by bit, or None beyond the shape."""
-        if any(index >= length for index, length in zip(place, self.values.shape, strict=True)):
-            return None
-        return bits(self.values[place])
+EPOCHS = np.datetime64("2025-01-01T10:00") + np.arange(12) * np.timedelta64(5, "m")
+SIDS = ["G01|L1|C", "G02|L1|C", "G03|L1|C"]
+Edit = Callable[[zarr.Group], None]
 
 
-State = dict[str, Held | dict[str, Any]]
-"""Arrays by name, and the attributes of the root under an empty name."""
+def day(rows: slice = slice(None), *, seed: int = 0, shift: str = "0h") -> xr.Dataset:
+    values = np.random.default_rng(seed).random((EPOCHS.size, len(SIDS))).round(2).astype("f4")
+    epochs = EPOCHS + np.timedelta64(int(shift[:-1]), "h")
+    names = ("SNR", "Doppler")
+    return xr.Dataset(dict.fromkeys(names, (("epoch", "sid"), values)), {"epoch": epochs, "sid": SIDS}).isel(epoch=rows)
 
 
-def bits(value: Any) -> Any:
-    return value.tobytes() if isinstance(value, np.generic) else value
+@pytest.fixture
+def store() -> IcechunkStore:
+    """Return a store on ``main`` with twelve epochs, and a branch ``dev`` at the same version."""
+    store = IcechunkStore.create(f"memory:{uuid4()}")
+    with store.transaction("start"):
+        day().to_zarr(store, encoding={"SNR": {"chunks": (100, 3)}})
+    store.branch("dev")
+    return store
 
 
-def read(store: Any) -> State:
-    root = zarr.open_group(store, mode="r")
-    found: State = {"": dict(root.attrs)}
-    for name, array in root.arrays():
-        dims = array.metadata.dimension_names or (None,) * array.ndim
-        form = (str(array.dtype), array.chunks, dims)
-        found[name] = Held(np.asarray(array[...]), tuple(dims), form, array.fill_value, dict(array.attrs))
-    return found
+def on(store: IcechunkStore, branch: str, message: str, edit: Edit) -> None:
+    """Commit an edit to a branch, and go back to main."""
+    store.switch(branch)
+    with store.transaction(message):
+        edit(zarr.open_group(store))
+    store.switch("main")
 
 
-def same(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+def setting(name: str, rows: Any, value: float) -> Edit:
+    def edit(root: zarr.Group) -> None:
+        root[name][rows] = value
+
+    return edit
 
 
-def alike(a: Held | None, b: Held | None) -> bool:
-    if not isinstance(a, Held) or not isinstance(b, Held):
-        return a == b
-    if (a.form, a.attributes, a.values.shape) != (b.form, b.attributes, b.values.shape):
-        return False
-    return all(a.at(place) == b.at(place) for place in np.ndindex(a.values.shape))
+def noting(name: str, **attributes: Any) -> Edit:
+    return lambda root: (root[name] if name else root).attrs.update(attributes)
 
 
-class Model:
-    """A three-way merge of whole arrays, value by value; one side wins in all conflicts.
-
-    ``t`` is a dimension with a coordinate, ``s`` one without, which only ``x`` has; ``free`` has one without a name.
-    """
-
-    def __init__(self, base: State, ours: State, theirs: State, side: str) -> None:
-        self.states = (base, ours, theirs)
-        self.side = side
-        self.conflicts: Counter[str] = Counter()
-        """Name of an array or dimension to how many things are in conflict there."""
-        self.unsolvable = False
-        """Whether no side can win in all conflicts."""
-        self.rows = {"t": self.rows_of("t", "t"), **({"s": self.rows_of("s", "x")} if self.has("x") else {})}
-        self.state: State = {"": self.attributes("/", *self.three(""))}
-        for name in sorted(set().union(*self.states) - {""}):
-            if (found := self.array(name, *self.three(name))) is not None:
-                self.state[name] = found
-
-        self.lengths = {
-            array.values.shape[0] for array in self.state.values() if isinstance(array, Held) and "t" in array.dims
-        }
-        """How long the dimension ``t`` is; with several lengths there the group does not decode."""
-
-    def three(self, name: str) -> tuple[Any, Any, Any]:
-        return tuple(state.get(name) for state in self.states)
-
-    def has(self, name: str) -> bool:
-        return all(name in state for state in self.states)
-
-    def attributes(self, name: str, *sides: dict[str, Any]) -> dict[str, Any]:
-        merged = {}
-        for key in set().union(*sides):
-            x, y, z = (side.get(key) for side in sides)
-            clash = x not in (y, z) and y != z
-            self.conflicts[name] += clash
-            value = (y if self.side == "ours" else z) if clash else z if y == x else y
-            merged |= {key: value} if value is not None else {}
-        return merged
-
-    def rows_of(self, dim: str | None, name: str) -> tuple[int, set[int]]:
-        """Return the merged length of a dimension, and the rows that come from one side as a whole."""
-        arrays = self.three(name)
-        axis = arrays[0].dims.index(dim)
-        a, b, c = lengths = [array.values.shape[axis] for array in arrays]
-
-        def label(side: int, row: int) -> Any:
-            return None if row >= lengths[side] else arrays[side].at((row,)) if dim == "t" else "some"
-
-        unknown = bits(fill_of(arrays[0])) if dim == "t" else "some"
-        conflict = any(label(1, row) != label(2, row) or label(1, row) == unknown for row in range(a, min(b, c)))
-        conflict |= min(b, c) < a < max(b, c)
-        mine, others = ({row for row in range(a) if label(side, row) != label(0, row)} for side in (1, 2))
-        conflict |= any(label(1, row) != label(2, row) for row in mine & others)
-        names = [name] if dim is None else sorted(set().union(*self.states) - {"", *("t" * (dim == "t"))})
-        for rows, other in ((mine - others, 2), (others - mine, 1)):
-            conflict |= any(self.wrote(one, dim, rows, other) for one in names)
-        self.conflicts[name if dim is None else dim] += conflict
-        if conflict:
-            return (b if self.side == "ours" else c), mine | others | set(range(a, max(b, c)))
-        return (c if b == a else b if c == a else min(b, c) if b < a else max(b, c)), set()
-
-    def wrote(self, name: str, dim: str | None, rows: set[int], side: int) -> bool:
-        """Whether a side changed a value of an array in some rows that base has."""
-        before, after = self.states[0].get(name), self.states[side].get(name)
-        if after is None or dim not in after.dims or not rows:
-            return False
-        if before is None or before.form != after.form:
-            return True
-        axis, fill = after.dims.index(dim), bits(fill_of(after))
-        places = (place for place in np.ndindex(after.values.shape) if place[axis] in rows)
-        return any(after.at(place) != (fill if before.at(place) is None else before.at(place)) for place in places)
-
-    def array(self, name: str, a: Held | None, b: Held | None, c: Held | None) -> Held | None:
-        some = b or c or a
-        assert some is not None
-        free = some.dims == (None,) and self.has(name)
-        rows = [self.rows_of(None, name)] if free else [self.rows[dim] for dim in some.dims if dim in self.rows]
-        we, they = not alike(a, b), not alike(a, c)
-        if alike(b, c):
-            return b
-        if b is None or c is None or b.form != c.form:
-            return self.whole(name, (a, b, c), we=we, they=they, rows=rows)
-        if not (we and they) and not any(decided for _, decided in rows):
-            return c if they else b
-        return self.merged(name, (a, b, c), rows)
-
-    def whole(
-        self, name: str, three: tuple[Any, ...], *, we: bool, they: bool, rows: list[tuple[int, set[int]]]
-    ) -> Any:
-        a, b, c = three
-        self.conflicts[name] += we and they
-        origin = "theirs" if they and (not we or self.side == "theirs") else "ours"
-        found, other = (c, b) if origin == "theirs" else (b, c)
-        if found is None:
-            return None
-        stranded = sum(bool(decided) and self.side != origin for _, decided in rows)
-        self.conflicts[name] += stranded
-        self.unsolvable |= bool(stranded)
-        shape = [
-            max(length, now) if a is None and other is None and not decided else now
-            for now, (length, decided) in zip_longest(found.values.shape, rows, fillvalue=(0, {0}))
-        ]
-        values = np.full(shape, fill_of(found), found.values.dtype)
-        values[tuple(map(slice, found.values.shape))] = found.values
-        return replace(found, values=values)
-
-    def merged(self, name: str, three: tuple[Any, ...], rows: list[tuple[int, set[int]]]) -> Held:
-        base, ours, theirs = three
-        attributes = self.attributes(name, *(array.attributes if array else {} for array in three))
-        if base is not None and base.form != ours.form:  # made anew in the same way on both sides
-            base = None
-        values = np.full([length for length, _ in rows], fill_of(ours), ours.values.dtype)
-        for place in np.ndindex(values.shape):
-            x, y, z = (array.at(place) if array else None for array in (base, ours, theirs))
-            side = self.side
-            if all(index not in decided for index, (_, decided) in zip(place, rows, strict=True)):
-                clash = None not in (y, z) and y != z and x not in (y, z)
-                self.conflicts[name] += clash
-                if not clash:
-                    side = "theirs" if y is None or (z is not None and y == x) else "ours"
-            source = theirs if side == "theirs" else ours
-            if source.at(place) is not None:
-                values[place] = source.values[place]
-        return replace(ours, values=values, attributes=attributes)
+def values(store: IcechunkStore, name: str = "SNR") -> Any:
+    return zarr.open_array(store, path=name, mode="r")[:]
 
 
-def fill_of(array: Held) -> Any:
-    return np.full((), array.fill, array.values.dtype)[()]
+def tips(store: IcechunkStore) -> dict[str, str]:
+    return {name: store.repo.lookup_branch(name) for name in store.repo.list_branches()}
 
 
-# -- two branches ------------------------------------------------------------------------------------------------------
+def objects(store: IcechunkStore) -> int:
+    return sum(1 for _ in store.repo.storage.list_objects_metadata(prefix=""))
 
-VALUES: dict[str, list[Any]] = {
-    "float32": [0.0, -0.0, 1.5, np.nan, np.inf],
-    "int16": [0, 1, -2, 3],
-    "bool": [False, True],
-    "string": ["", "a", "ångström"],
-    "U3": ["", "a", "bcd"],
-    "complex128": [0j, complex("nan"), 1 + 2j],
-    "datetime64[s]": [np.datetime64(0, "s"), np.datetime64("NaT", "s"), np.datetime64(5, "s")],
+
+# -- the way a branch goes ---------------------------------------------------------------------------------------------
+
+
+def test_a_branch_without_commits_of_its_own_moves_forward_and_undo_takes_it_back(store):
+    on(store, "dev", "work", setting("SNR", 0, 9))
+    before, dev = tips(store)["main"], tips(store)["dev"]
+    moved = store.merge("dev")
+    assert isinstance(moved, Moved)
+    assert "fast-forward: 1 version of dev" in str(moved)
+    assert tips(store)["main"] == dev == store.version.id
+    store.undo()
+    assert tips(store)["main"] == before
+    store.redo()
+    assert tips(store)["main"] == dev
+
+
+@pytest.mark.parametrize("ref", ["dev", "main~1", "main"])
+def test_what_is_there_already_is_not_merged(store, ref):
+    on(store, "main", "more", setting("SNR", 0, 9))
+    before = tips(store)
+    for ask in (store.merge, store.plan_merge, store.promote, store.plan_promote):
+        answer = ask(ref)
+        assert isinstance(answer, Note)
+        assert "already up to date: main has all of" in str(answer)
+    assert tips(store) == before
+
+
+def test_a_merge_records_what_it_brought_in_and_stands_in_log_and_show(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", (1, 0), 2))
+    base, ours, dev = store.list_versions()[0].id, *tips(store).values()
+    merged = store.merge("dev")
+    assert isinstance(merged, Merged)
+    assert store.version.message == f"Merge dev ({tips(store)['dev'][:8]}) into main"
+    assert store.version.metadata[MERGED] == {"with": tips(store)["dev"], "of": "dev", "base": base}
+    assert store.version.merged == tips(store)["dev"]
+    assert store.version.parent in (ours, dev)
+    assert f"merge of dev ({tips(store)['dev'][:8]})" in str(store.log())
+    assert f"parents: {store.version.parent[:8]} and {tips(store)['dev'][:8]}" in str(store.show())
+    assert "conflicts solved" not in str(store.show())
+
+
+def test_solved_conflicts_are_recorded_with_their_side_and_number(store):
+    on(store, "main", "ours", lambda root: (setting("SNR", 0, 1)(root), noting("SNR", note="ours")(root)))
+    on(store, "dev", "theirs", lambda root: (setting("SNR", 0, 2)(root), noting("SNR", note="theirs")(root)))
+    merged = store.merge("dev", arrays={"SNR": "theirs"}, message="Bring it")
+    assert store.version.message == "Bring it"
+    assert store.version.metadata[MERGED]["solved"] == {"SNR": ["theirs", "attribute note, 3 values"]}
+    for shown in (merged, store.show(), store.log()):
+        assert "conflicts solved: SNR by theirs (attribute note, 3 values)" in str(shown)
+
+
+def test_of_many_solved_arrays_only_some_are_recorded_by_name():
+    store = IcechunkStore.create(f"memory:{uuid4()}")
+    names = [f"a{number:02}" for number in range(30)]
+    with store.transaction("start"):
+        for name in names:
+            zarr.create_array(store, name=name, data=np.zeros(2))
+    store.branch("dev")
+    for branch, value in (("main", 1), ("dev", 2)):
+        on(store, branch, branch, lambda root, value=value: [root[name].__setitem__(0, value) for name in names])
+    store.merge("dev", choice="theirs")
+    assert len(store.version.metadata[MERGED]["solved"]) == 20
+    assert store.version.metadata[MERGED]["more"] == 10
+    assert "and 27 more" in str(store.show())
+
+
+def test_a_second_merge_starts_from_what_the_first_brought_in(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    store.merge("dev")
+    # Taken back on main, and untouched on dev since: an older base would bring it in again.
+    on(store, "main", "back", setting("SNR", 1, 0))
+    on(store, "dev", "more", setting("SNR", 2, 3))
+    store.merge("dev")
+    assert values(store)[:3].tolist() == [[1] * 3, [0] * 3, [3] * 3]
+    assert store.version.metadata[MERGED]["base"] == store.resolve("dev~1")
+
+
+def test_branches_that_were_merged_into_each_other_come_to_rest(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    store.merge("dev")
+    store.switch("dev")
+    store.merge("main")
+    assert values(store)[:2].tolist() == [[1] * 3, [2] * 3]
+    store.switch("main")
+    before = tips(store)
+    assert "already up to date" in str(store.merge("dev"))
+    assert tips(store) == before
+
+
+def test_in_a_criss_cross_the_newest_common_version_is_taken_and_that_is_said(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    store.tag("main-1"), store.tag("dev-1", "dev")
+    store.merge("dev-1")
+    store.switch("dev")
+    store.merge("main-1")
+    on(store, "dev", "more", setting("SNR", 2, 3))
+    on(store, "main", "more", setting("SNR", 3, 4))
+    assert "1 other version in common as near" in str(store.plan_merge("dev"))
+    store.merge("dev")
+    assert store.version.metadata[MERGED]["base"] == store.resolve("dev-1")
+    assert values(store)[:4].tolist() == [[1] * 3, [2] * 3, [3] * 3, [4] * 3]
+
+
+def test_a_merge_that_changes_nothing_is_recorded_so_that_it_is_not_asked_again(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 0, 2))
+    merged = store.merge("dev", choice="ours")
+    assert merged.diff.is_empty
+    assert store.version.merged == tips(store)["dev"]
+    assert "already up to date" in str(store.merge("dev"))
+
+
+def test_promote_moves_a_branch_forward_only(store):
+    on(store, "dev", "work", setting("SNR", 0, 9))
+    assert "would move forward to dev" in str(store.plan_promote("dev"))
+    assert store.version.message == "start"
+    assert "promotion: 1 version of dev" in str(store.promote("dev"))
+    assert tips(store)["main"] == tips(store)["dev"]
+    store.undo()
+    assert store.version.message == "start"
+    on(store, "main", "ours", setting("SNR", 1, 9))
+    before = tips(store)
+    for ask in (store.promote, store.plan_promote):
+        with pytest.raises(ConflictError, match=r"dev was not made on top of .* ours: main would lose that") as refused:
+            ask("dev")
+        assert "%ice merge dev" in refused.value.hint
+    assert tips(store) == before
+
+
+def test_a_promotion_does_not_take_versions_off_a_branch_that_were_only_merged(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    store.merge("dev")
+    store.switch("dev")
+    with pytest.raises(ConflictError, match="would lose that"):
+        store.promote("main")
+
+
+# -- cherry-pick -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pick_repeats_what_one_version_changed_and_nothing_else(store):
+    on(store, "dev", "first", setting("SNR", 0, 1))
+    on(store, "dev", "second", setting("SNR", 1, 2))
+    on(store, "dev", "third", setting("SNR", 2, 3))
+    on(store, "main", "ours", setting("SNR", 3, 4))
+    start = day()["SNR"].values
+    picked = store.resolve("dev~1")
+    assert "would be committed" in str(store.plan_cherry_pick("dev~1"))
+    store.cherry_pick("dev~1")
+    assert values(store)[1:4].tolist() == [[2] * 3, start[2].tolist(), [4] * 3]
+    assert (store.version.message, store.version.metadata[PICKED]) == ("second", picked)
+    assert f"pick of {picked[:8]}" in str(store.log())
+    assert f"pick of {picked[:8]}" in str(store.show())
+    assert "nothing that dev~1" in str(store.cherry_pick("dev~1"))
+    assert "nothing that dev~1" in str(store.plan_cherry_pick("dev~1"))
+    assert store.version.message == "second"
+
+
+def test_a_pick_in_conflict_takes_the_choices_of_a_merge(store):
+    on(store, "dev", "theirs", setting("SNR", 0, 1))
+    on(store, "main", "ours", setting("SNR", (0, 0), 2))
+    with pytest.raises(ConflictError, match=r"SNR at epoch 2025-01-01T10:00, sid G01\|L1\|C: 1 value"):
+        store.cherry_pick("dev")
+    store.cherry_pick("dev", choice="ours", message="Pick it")
+    assert values(store)[0].tolist() == [2, 1, 1]
+    assert store.version.message == "Pick it"
+
+
+def test_a_version_whose_parent_expired_is_not_picked(store):
+    on(store, "dev", "one", setting("SNR", 0, 1))
+    on(store, "dev", "two", setting("SNR", 1, 2))
+    store.repo.expire_snapshots(store.repo.lookup_snapshot(tips(store)["dev"]).written_at)
+    store.refresh()
+    with pytest.raises(UnknownVersionError, match="is not there any more"):
+        store.cherry_pick("dev")
+
+
+def test_a_reverted_version_can_be_picked_again(store):
+    on(store, "main", "work", setting("SNR", 0, 9))
+    store.revert("main")
+    store.cherry_pick("main~1")
+    assert values(store)[0].tolist() == [9] * 3
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def remade(root: zarr.Group, name: str, **form: Any) -> None:
+    """Make an array anew with the same values and another form."""
+    old = root[name]
+    held, attributes, dims = old[...], dict(old.attrs), old.metadata.dimension_names
+    del root[name]
+    form = {"chunks": (5, 3), "dtype": held.dtype, "fill_value": np.nan} | form
+    root.create_array(name, shape=held.shape, dimension_names=dims, attributes=attributes, **form)[...] = held
+
+
+def appended(seed: int, shift: str, rows: slice = slice(None)) -> Edit:
+    return lambda root: day(rows, seed=seed, shift=shift).to_zarr(root.store, append_dim="epoch")
+
+
+def removed(name: str) -> Edit:
+    return lambda root: root.__delitem__(name)
+
+
+def made(name: str, value: float, **attributes: Any) -> Edit:
+    def edit(root: zarr.Group) -> None:
+        array = root.create_array(name, shape=(12,), dtype="f4", dimension_names=("epoch",), attributes=attributes)
+        array[:] = value
+
+    return edit
+
+
+MERGES: dict[str, tuple[Edit, Edit, Callable[[zarr.Group], bool]]] = {
+    "values of one chunk": (
+        setting("SNR", 0, 1),
+        setting("SNR", 1, 2),
+        lambda root: root["SNR"][:2].tolist() == [[1] * 3, [2] * 3],
+    ),
+    "the same values": (setting("SNR", 0, 1), setting("SNR", 0, 1), lambda root: root["SNR"][0].tolist() == [1] * 3),
+    "an append and a value in the last chunk": (
+        appended(1, "1h"),
+        setting("SNR", 11, 2),
+        lambda root: root["SNR"].shape == (24, 3) and root["SNR"][11].tolist() == [2] * 3,
+    ),
+    "the same append": (appended(1, "1h"), appended(1, "1h"), lambda root: root["SNR"].shape == (24, 3)),
+    "the same rows, more of them on one side": (
+        appended(1, "1h", slice(0, 4)),
+        appended(1, "1h"),
+        lambda root: np.array_equal(root["SNR"][12:], day(seed=1)["SNR"].values),
+    ),
+    "rechunked and untouched": (
+        lambda root: remade(root, "SNR"),
+        setting("Doppler", 0, 1),
+        lambda root: root["SNR"].chunks == (5, 3) and root["Doppler"][0].tolist() == [1] * 3,
+    ),
+    "rechunked alike": (
+        lambda root: remade(root, "SNR"),
+        lambda root: remade(root, "SNR"),
+        lambda root: root["SNR"].chunks == (5, 3),
+    ),
+    "removed and untouched": (removed("Doppler"), setting("SNR", 0, 1), lambda root: "Doppler" not in root),
+    "removed and only rewritten": (
+        removed("Doppler"),
+        lambda root: root["Doppler"].__setitem__(slice(0, 5), root["Doppler"][:5]),
+        lambda root: "Doppler" not in root,
+    ),
+    "removed on both sides": (removed("Doppler"), removed("Doppler"), lambda root: "Doppler" not in root),
+    "attributes of other keys": (
+        noting("SNR", a=1),
+        noting("SNR", b=2),
+        lambda root: (root["SNR"].attrs["a"], root["SNR"].attrs["b"]) == (1, 2),
+    ),
+    "the same attribute": (noting("SNR", a=1), noting("SNR", a=1), lambda root: root["SNR"].attrs["a"] == 1),
+    "attributes of the root": (noting("", a=1), noting("", b=2), lambda root: dict(root.attrs) == {"a": 1, "b": 2}),
+    "made alike": (made("flag", 1), made("flag", 1), lambda root: root["flag"][0] == 1),
+    "made alike, with other attributes": (
+        made("flag", 1, a=1),
+        made("flag", 1, b=2),
+        lambda root: dict(root["flag"].attrs) == {"a": 1, "b": 2},
+    ),
+    "groups made alike": (
+        lambda root: root.create_group("g", attributes={"a": 1}),
+        lambda root: root.create_group("g", attributes={"b": 2}),
+        lambda root: dict(root["g"].attrs) == {"a": 1, "b": 2},
+    ),
+    "another array made along a dimension that the other side lengthened": (
+        appended(1, "1h"),
+        made("flag", 1),
+        lambda root: root["flag"].shape == (24,) and root["flag"][11:13].tolist() == [1, 0],
+    ),
+    "encoding and untouched values": (
+        noting("SNR", scale_factor=0.5),
+        noting("SNR", note=1),
+        lambda root: root["SNR"].attrs["scale_factor"] == 0.5,
+    ),
+    "cut and other rows": (
+        lambda root: [root[name].resize((6, *root[name].shape[1:])) for name in ("SNR", "Doppler", "epoch")],
+        setting("SNR", 5, 2),
+        lambda root: root["SNR"].shape == (6, 3) and root["SNR"][5].tolist() == [2] * 3,
+    ),
 }
-FILLS = {"float32": np.nan, "int16": 0, "bool": False, "string": "", "U3": "", "complex128": 0j}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How the arrays of one example are stored."""
-
-    dtype: str
-    chunks: tuple[int, int]
-    shards: bool
-    fill: bool
-
-
-layouts = st.builds(
-    Layout,
-    st.sampled_from(sorted(VALUES)),
-    st.tuples(st.integers(1, 6), st.integers(1, 4)),
-    st.booleans(),
-    st.booleans(),
-)
+@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_what_goes_together_is_merged_either_way(store, name, way):
+    mine, others, holds = MERGES[name]
+    on(store, "main", "ours", mine if way == "there" else others)
+    on(store, "dev", "theirs", others if way == "there" else mine)
+    store.merge("dev")
+    assert holds(zarr.open_group(store, mode="r"))
+    xr.open_zarr(store).load()
 
 
-def make(root: zarr.Group, name: str, shape: tuple[int, ...], layout: Layout, **form: Any) -> zarr.Array:
-    dims = {"t": ("t",), "x": ("t", "s"), "free": None}.get(name, ("t",))
-    chunks = form.pop("chunks", layout.chunks[: len(shape)])
-    dtype = "int32" if name == "t" else layout.dtype
-    fill = -1 if name == "t" else FILLS.get(dtype, 0)
-    if layout.shards and name == "x":
-        form["shards"] = tuple(2 * chunk for chunk in chunks)
-    return root.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims, compressors=None, **form
+CONFLICTS: dict[str, tuple[Edit, Edit, str]] = {
+    "values": (
+        setting("SNR", 0, 1),
+        setting("SNR", (slice(0, 2), 0), 2),
+        r"SNR at epoch 2025-01-01T10:00, sid G01\|L1\|C: 1 value\.",
+    ),
+    "a block of values": (
+        setting("SNR", slice(0, 12), 1),
+        setting("SNR", (slice(0, 12), slice(0, 2)), 2),
+        r"SNR at all epoch, sid G01\|L1\|C … G02\|L1\|C: 24 values\.",
+    ),
+    "an attribute": (noting("SNR", a=1), noting("SNR", a=2), "SNR in attribute a"),
+    "an attribute that one side took away": (noting("SNR", a=1), noting("SNR", a=2), "SNR in attribute a"),
+    "a removed array": (removed("Doppler"), setting("Doppler", 0, 1), "Doppler in its removal"),
+    "a moved definition": (lambda root: remade(root, "SNR"), setting("SNR", 0, 1), "SNR in its definition"),
+    "an array made on both sides": (made("flag", 1), made("flag", 2), "flag at all epoch: 12 values"),
+    "an array made in two forms": (
+        made("flag", 1),
+        lambda root: root.create_array("flag", shape=(12,), dtype="i4", dimension_names=("epoch",)),
+        "flag in its creation",
+    ),
+    "an array and a group": (made("flag", 1), lambda root: root.create_group("flag"), "flag in its creation"),
+    "an encoding": (
+        noting("SNR", scale_factor=0.5),
+        setting("SNR", 0, 1),
+        "SNR in attribute scale_factor, without which",
+    ),
+    "other rows": (
+        appended(1, "1h"),
+        appended(1, "2h"),
+        "epoch in rows that both appended: epoch 2025-01-01T11:00 … 11:55 in main and ",
+    ),
+    "values of the same rows": (
+        appended(1, "1h"),
+        appended(2, "1h"),
+        r"Doppler at .*: 36 values; SNR at .*: 36 values",
+    ),
+    "rows cut and written": (
+        lambda root: [root[name].resize((6, *root[name].shape[1:])) for name in ("SNR", "Doppler", "epoch")],
+        setting("SNR", 9, 2),
+        r"epoch in rows that main removed or labelled anew and dev wrote in SNR: epoch 2025-01-01T10:30 … 10:55\.",
+    ),
+    "rows cut and appended": (
+        lambda root: [root[name].resize((6, *root[name].shape[1:])) for name in ("SNR", "Doppler", "epoch")],
+        appended(1, "1h"),
+        "epoch in its length: 6 in main and 24 in dev",
+    ),
+    "labels and values": (
+        lambda root: root["epoch"].__setitem__(3, 1),
+        setting("Doppler", 3, 2),
+        "epoch in rows that main removed or labelled anew and dev wrote in Doppler: epoch 2025-01-01T10:15",
+    ),
+    "labels": (
+        lambda root: root["epoch"].__setitem__(3, 1),
+        lambda root: root["epoch"].__setitem__(3, 2),
+        "epoch in rows that both removed or labelled anew",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFLICTS)
+def test_what_contradicts_is_refused_with_its_place_and_nothing_is_changed(store, name):
+    mine, others, said = CONFLICTS[name]
+    on(store, "main", "ours", mine)
+    on(store, "dev", "theirs", others)
+    before, stored = tips(store), objects(store)
+    with pytest.raises(ConflictError, match=said) as refused:
+        store.merge("dev")
+    assert "Nothing was changed." in refused.value.message
+    assert len(str(refused.value).splitlines()) == 2
+    outlook = store.plan_merge("dev")
+    assert "would be refused" in str(outlook)
+    assert {conflict.solved for conflict in outlook.conflicts} == {None}
+    assert tips(store) == before
+    assert objects(store) == stored
+    assert not store.in_transaction
+
+
+@pytest.mark.parametrize("name", CONFLICTS)
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_choice_solves_it_and_leaves_a_dataset_that_opens(store, name, side):
+    mine, others, _ = CONFLICTS[name]
+    on(store, "main", "ours", mine)
+    on(
+        store,
+        "dev",
+        "theirs",
+        lambda root: (others(root), noting("Doppler" if "Doppler" in root else "SNR", kept=1)(root)),
     )
+    assert "would be committed" in str(store.plan_merge("dev", choice=side))
+    store.merge("dev", choice=side)
+    chosen = IcechunkStore.open(store.repo, version="main~1" if side == "ours" else "dev")
+    assert xr.open_zarr(store).drop_attrs().equals(xr.open_zarr(chosen).drop_attrs()) or name in (
+        "values",
+        "a block of values",
+    )
+    assert "already up to date" in str(store.merge("dev"))
 
 
-def drawn(random: np.random.Generator, layout: Layout, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.array(VALUES[layout.dtype], dtype="T" if layout.dtype == "string" else layout.dtype)
-    return values[random.integers(0, len(values), shape)]
+def test_a_choice_for_one_array_leaves_the_others_in_conflict(store):
+    on(store, "main", "ours", lambda root: (setting("SNR", 0, 1)(root), setting("Doppler", 0, 1)(root)))
+    on(store, "dev", "theirs", lambda root: (setting("SNR", 0, 2)(root), setting("Doppler", 0, 2)(root)))
+    with pytest.raises(ConflictError, match=r"same: Doppler at epoch .*: 3 values\. Nothing"):
+        store.merge("dev", arrays={"SNR": "theirs"})
+    store.merge("dev", choice="ours", arrays={"/SNR/": "theirs"})
+    assert (values(store)[0, 0], values(store, "Doppler")[0, 0]) == (2, 1)
 
 
-def start(layout: Layout, seed: int) -> IcechunkStore:
-    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
-    repo = icechunk.Repository.create(icechunk.in_memory_storage(), config=config)
-    session = repo.writable_session("main")
-    root, random = zarr.open_group(session.store), np.random.default_rng(seed)
-    make(root, "t", (ROWS,), layout)[:] = np.arange(ROWS)
-    for name, shape in (("x", (ROWS, COLUMNS)), ("y", (ROWS,)), ("free", (ROWS,))):
-        array = make(root, name, shape, layout, attributes={"k0": 0})
-        if not layout.fill:
-            array[...] = drawn(random, layout, shape)
-    repo.create_branch("dev", session.commit("start"))
-    return IcechunkStore.open(repo)
+def test_a_choice_takes_only_what_is_in_conflict(store):
+    on(store, "main", "ours", setting("SNR", slice(0, 4), 1))
+    on(store, "dev", "theirs", setting("SNR", slice(2, 6), 2))
+    store.merge("dev", choice="theirs")
+    assert values(store)[:6, 0].tolist() == [1, 1, 2, 2, 2, 2]
 
 
-STEPS = ["write"] * 6 + ["append"] * 2 + ["attribute"] * 2 + [
-    "cut", "relabel", "widen", "root", "delete", "rechunk", "new", "free"
-]  # fmt: skip
-steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), min_size=1, max_size=3)
+def test_rows_come_from_one_side_in_all_arrays_of_a_group(store):
+    on(store, "main", "ours", appended(1, "1h"))
+    on(store, "dev", "theirs", lambda root: (appended(2, "2h", slice(0, 5))(root), setting("SNR", 0, 9)(root)))
+    store.merge("dev", arrays={"epoch": "theirs"})
+    merged = xr.open_zarr(store).load()
+    assert merged.sizes["epoch"] == 17
+    for name in ("SNR", "Doppler"):
+        np.testing.assert_array_equal(merged[name][12:], day(slice(0, 5), seed=2)[name])
+    assert merged["SNR"][0, 0] == 9
+    assert merged["Doppler"][0, 0] == day()["Doppler"][0, 0]
 
 
-def change(store: IcechunkStore, branch: str, doing: list[tuple[str, int]], layout: Layout) -> None:
-    """Commit some steps to a branch; the same step with the same number does the same on either branch."""
-    session = store.repo.writable_session(branch)
-    root = zarr.open_group(session.store)
-    for step, number in doing:
-        random = np.random.default_rng(number)
-        DO[step](root, random, layout, number)
-    session.commit(branch, allow_empty=True)
+def test_the_line_in_the_hint_appends_the_rows_of_the_other_side_on_top(store):
+    on(store, "main", "ours", appended(1, "1h"))
+    on(store, "dev", "theirs", appended(2, "2h", slice(0, 5)))
+    with pytest.raises(ConflictError) as refused:
+        store.merge("dev")
+    keep, line = refused.value.hint.split("; ")
+    assert keep == "--array epoch=ours keeps the rows of main"
+    store.merge("dev", arrays={"epoch": "ours"})
+    with store.transaction("Append theirs"):
+        eval(line.partition(": ")[2], {"xr": xr, "IcechunkStore": IcechunkStore, "store": store})  # noqa: S307  our own
+    merged = xr.open_zarr(store).load()
+    assert merged["epoch"].values.tolist() == [*day()["epoch"].values.astype("M8[ns]").tolist(), *(
+        day(seed=1, shift="1h")["epoch"].values.astype("M8[ns]").tolist()), *(
+        day(slice(0, 5), shift="2h")["epoch"].values.astype("M8[ns]").tolist())]  # fmt: skip
+    np.testing.assert_array_equal(merged["SNR"][24:], day(slice(0, 5), seed=2)["SNR"])
+    assert "already up to date" in str(store.merge("dev"))
 
 
-def pick(root: zarr.Group, number: int) -> zarr.Array | None:
-    name = ("x", "x", "y", "free")[number % 4]
-    return root[name] if name in root else None
+def test_rows_without_labels_are_never_taken_for_the_same():
+    store = IcechunkStore.create(f"memory:{uuid4()}")
+    with store.transaction("start"):
+        zarr.create_array(store, name="rows", shape=(0,), chunks=(5,), dtype="f8", fill_value=0)
+    store.branch("dev")
+    for branch in ("main", "dev"):
+        on(store, branch, branch, lambda root: root["rows"].append(np.zeros(3)))
+    with pytest.raises(
+        ConflictError, match=r"rows in rows that both appended: rows\[0:3\] in main and rows\[0:3\] in dev"
+    ):
+        store.merge("dev")
 
 
-def write(root: zarr.Group, random: np.random.Generator, layout: Layout, number: int) -> None:
-    array = pick(root, number)
-    if array is not None:
-        part = tuple(slice(begin := int(random.integers(0, size)), begin + 2) for size in array.shape)
-        array[part] = drawn(random, layout, array[part].shape)
+def test_an_array_with_rows_that_were_not_chosen_is_refused_or_left_out(store):
+    on(store, "main", "ours", appended(1, "1h"))
+
+    def theirs(root: zarr.Group) -> None:
+        appended(2, "2h")(root)
+        root.create_array("flag", shape=(24,), dtype="f4", dimension_names=("epoch",))[:] = 1
+
+    on(store, "dev", "theirs", theirs)
+    with pytest.raises(ConflictError, match="flag in its rows along epoch, which are to come from main"):
+        store.merge("dev", choice="ours")
+    store.merge("dev", choice="ours", arrays={"flag": "ours"})
+    assert "flag" not in zarr.open_group(store, mode="r")
 
 
-def append(root: zarr.Group, random: np.random.Generator, layout: Layout, number: int) -> None:
-    old, more = root["t"].shape[0], 1 + number % 3
-    for name, array in list(root.arrays()):
-        if name != "free":
-            array.resize((old + more, *array.shape[1:]))
-            labels = old + np.arange(more) + 10 * (number // 4)
-            array[old:] = labels if name == "t" else drawn(random, layout, (more, *array.shape[1:]))
+def test_a_moved_array_is_one_removed_and_one_added(store):
+    def move(branch: str) -> None:
+        session = store.repo.rearrange_session(branch)
+        session.move("/Doppler", "/D")
+        session.commit("move")
+
+    move("dev")
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    store.merge("dev")
+    assert {"D", "SNR"} <= set(zarr.open_group(store, mode="r"))
+    assert "Doppler" not in zarr.open_group(store, mode="r")
+    np.testing.assert_array_equal(values(store, "D"), day()["Doppler"])
+    on(store, "main", "changed", setting("D", 0, 5))
+    session = store.repo.rearrange_session("dev")
+    session.move("/D", "/E")
+    session.commit("move again")
+    with pytest.raises(ConflictError, match="D in its removal"):
+        store.merge("dev")
 
 
-def cut(root: zarr.Group, _: Any, layout: Layout, number: int) -> None:
-    for name, array in list(root.arrays()):
-        if name != "free":
-            array.resize((max(1, array.shape[0] - 1 - number % 2), *array.shape[1:]))
+# -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def widen(root: zarr.Group, random: np.random.Generator, layout: Layout, number: int) -> None:
-    array = root["x"]
-    rows, old = array.shape
-    array.resize((rows, old + 1))
-    if number % 2:
-        array[:, old:] = drawn(random, layout, (rows, 1))
+@pytest.fixture
+def nested(store: IcechunkStore) -> IcechunkStore:
+    def make(root: zarr.Group) -> None:
+        root.create_group("g", attributes={"a": 1}).create_array("x", data=np.arange(4.0))
+        root["g"].create_array("y", data=np.arange(4.0))
+
+    on(store, "main", "nested", make)
+    store.promote("main")
+    store.delete_branch("dev")
+    store.branch("dev")
+    return store
 
 
-def relabel(root: zarr.Group, _: Any, layout: Layout, number: int) -> None:
-    root["t"][number % root["t"].shape[0]] = 50 + number // 4
+def add_to_group(root: zarr.Group) -> None:
+    root["g"].create_array("new", data=np.ones(4))
 
 
-def attribute(root: zarr.Group, _: Any, layout: Layout, number: int) -> None:
-    array = pick(root, number // 2)
-    if array is not None:
-        attributes = dict(array.attrs) | {f"k{number % 2}": number // 3}
-        if number == 7:
-            attributes.pop("k1")
-        array.attrs.put(attributes)
+@pytest.mark.parametrize("inside", [add_to_group, setting("g/x", 0, 9)], ids=["new", "changed"])
+@pytest.mark.parametrize("remover", ["main", "dev"])
+@pytest.mark.parametrize("side", [None, "ours", "theirs"])
+def test_what_lies_in_a_group_that_one_side_removed_stays_with_its_group_or_goes(nested, inside, remover, side):
+    on(nested, remover, "removed", removed("g"))
+    on(nested, "dev" if remover == "main" else "main", "inside", inside)
+    if side is None:
+        with pytest.raises(ConflictError, match=r"g/new in its group, which|g/x in its removal"):
+            nested.merge("dev")
+        return
+    nested.merge("dev", choice=side)
+    root = zarr.open_group(nested, mode="r")
+    kept = side == ("theirs" if remover == "main" else "ours")
+    assert ("g" in root) == kept
+    if kept:
+        assert dict(root["g"].attrs) == {"a": 1}
+        assert set(root["g"]) == ({"new"} if inside is add_to_group else {"x"})
+        assert root["g/new" if inside is add_to_group else "g/x"][1] == 1
 
 
-def delete(root: zarr.Group, _: Any, layout: Layout, number: int) -> None:
-    name = ("y", "free", "x", "y")[number % 4]
-    if name in root:
-        del root[name]
+# -- refusals and guards -----------------------------------------------------------------------------------------------
 
 
-def rechunk(root: zarr.Group, _: Any, layout: Layout, number: int) -> None:
-    array = pick(root, number)
-    if array is not None:
-        values, attributes = array[...], dict(array.attrs)
-        del root[array.basename]
-        chunks = tuple(7 for _ in values.shape)
-        make(root, array.basename, values.shape, replace(layout, shards=False), chunks=chunks, attributes=attributes)[
-            ...
-        ] = values
+def test_where_nothing_may_be_committed_nothing_is_merged(store):
+    on(store, "dev", "work", setting("SNR", 0, 9))
+    asks = [store.merge, store.plan_merge, store.cherry_pick, store.plan_cherry_pick, store.promote, store.plan_promote]
+    before = tips(store)
+    store.protect("main")
+    for ask in asks:
+        with pytest.raises(GuardError, match="protected against a"):
+            ask("dev")
+    store.unprotect("main")
+    store.begin()
+    for ask in asks:
+        with pytest.raises(TransactionError, match="has to wait"):
+            ask("dev")
+    store.discard()
+    store.checkout("main~0")
+    for ask in asks:
+        with pytest.raises(TransactionError, match="not on a branch"):
+            ask("dev")
+    assert tips(store) == before
 
 
-def new(root: zarr.Group, random: np.random.Generator, layout: Layout, number: int) -> None:
-    name = f"n{number % 2}"
-    if name not in root:
-        shape = root["t"].shape
-        make(root, name, shape, layout, attributes={f"k{number}": 1})[...] = drawn(random, layout, shape)
+def test_what_the_store_demands_is_demanded_of_a_merge(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 99))
+    store.demand("SNR", Demand(range=(0, 70)))
+    before = tips(store)
+    with pytest.raises(GuardError, match="between 0 and 70"):
+        store.merge("dev")
+    assert tips(store) == before
 
 
-def free(root: zarr.Group, random: np.random.Generator, layout: Layout, number: int) -> None:
-    if "free" in root:
-        array, more = root["free"], 1 + number % 2
-        if number > 5:
-            array.resize((max(1, array.shape[0] - more),))
-        else:
-            array.append(drawn(random, layout, (more,)))
+def test_a_merge_after_which_a_group_would_not_decode_is_refused(store):
+    on(store, "main", "ours", appended(1, "1h"))
+    on(store, "dev", "theirs", lambda root: remade(root, "SNR"))
+    before = tips(store)
+    with pytest.raises(GuardError, match="epoch is 12 in SNR and 24 in Doppler, epoch") as refused:
+        store.merge("dev", arrays={"SNR": "theirs"})
+    assert "cell" not in refused.value.hint
+    assert "groups must decode" in str(store.plan_merge("dev", arrays={"SNR": "theirs"}))
+    assert tips(store) == before
 
 
-DO = {
-    "write": write, "append": append, "cut": cut, "widen": widen, "relabel": relabel, "attribute": attribute,
-    "root": lambda root, _, __, number: root.attrs.update({f"k{number % 2}": number // 4}),
-    "delete": delete, "rechunk": rechunk, "new": new, "free": free,
-}  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"arrays": {"SRN": "ours"}}, "no array or group 'SRN'"),
+        ({"arrays": {"SNR": "mine"}}, "'mine' is no side"),
+        ({"choice": "both"}, "'both' is no side"),
+    ],
+)
+def test_a_choice_that_means_nothing_is_refused(store, given, said):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    before = tips(store)
+    with pytest.raises(SelectionError, match=said) as refused:
+        store.merge("dev", **given)
+    assert "SNR" in refused.value.hint or "theirs" in refused.value.hint
+    assert tips(store) == before
 
 
-def at(store: IcechunkStore, branch: str) -> State:
-    return read(store.repo.readonly_session(branch).store)
+def bring(store: IcechunkStore, meanwhile: Callable[[], None]) -> Any:
+    """Merge dev while somebody else commits between the plan and the commit."""
+    dev = store.repo.lookup_branch("dev")
+
+    def make(tip: str) -> Any:
+        planned = of_version(store.repo, "main", tip, dev, of="dev", choices=Choices("ours"))
+        meanwhile()
+        return planned
+
+    return store._bring(make, None)
 
 
-def found_conflicts(store: IcechunkStore, choices: Choices) -> Counter[str]:
-    tips = [store.repo.lookup_branch(branch) for branch in ("main", "dev")]
-    found: Counter[str] = Counter()
-    for conflict in of_version(store.repo, "main", *tips, of="dev", choices=choices).plan.conflicts:
-        found[conflict.name] += int(conflict.kind.split()[0].replace(",", "")) if "value" in conflict.kind else 1
-    return found
+@pytest.mark.parametrize("theirs", [setting("SNR", 1, 2), setting("SNR", 0, 2)], ids=["changes", "changes nothing"])
+def test_a_commit_that_comes_in_between_is_kept(store, theirs):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", theirs)
+    other = IcechunkStore.open(store.repo)
+    bring(store, lambda: on(other, "main", "meanwhile", setting("Doppler", 0, 7)))
+    assert [version.message for version in store.list_versions()][-2] == "meanwhile"
+    assert (values(store)[0, 0], values(store, "Doppler")[0, 0]) == (1, 7)
+    assert store.version.merged == tips(store)["dev"]
 
 
-@given(layout=layouts, seed=st.integers(0, 3), mine=steps, others=steps)
-@settings(max_examples=EXAMPLES, deadline=None)
-def test_two_branches_are_merged_or_refused_as_the_model_says(
-    layout: Layout, seed: int, mine: list[tuple[str, int]], others: list[tuple[str, int]]
-):
-    store = start(layout, seed)
-    base = at(store, "main")
-    change(store, "main", mine, layout)
-    change(store, "dev", others, layout)
-    ours, theirs = at(store, "main"), at(store, "dev")
-    models = {side: Model(base, ours, theirs, side) for side in ("ours", "theirs")}
-    conflicts = +models["ours"].conflicts
-    event(f"{'conflict' if conflicts else 'merged'}")
-    for side, model in models.items():
-        assert found_conflicts(store, Choices(side)) == +model.conflicts, side
-    for branch in ("plain", "by ours", "by theirs", "back"):
-        store.repo.create_branch(branch, store.repo.lookup_branch("dev" if branch == "back" else "main"))
-    for branch, choice in (("plain", None), ("by ours", "ours"), ("by theirs", "theirs")):
-        store.switch(branch)
-        model = models[choice or "ours"]
-        refused = bool(conflicts) if choice is None else model.unsolvable
-        before = store.repo.lookup_branch(branch)
-        if refused or len(model.lengths) > 1:
-            with pytest.raises(ConflictError if refused else GuardError):
-                store.merge("dev", choice=choice)
-            assert store.repo.lookup_branch(branch) == before
-        else:
-            store.merge("dev", choice=choice)
-            assert same(at(store, branch), model.state), branch
-            assert "already up to date" in str(store.merge("dev"))
-    if not conflicts and len(models["ours"].lengths) == 1:
-        store.switch("back")
-        store.merge("main")
-        assert same(at(store, "back"), at(store, "plain"))
+def test_a_commit_in_between_that_changed_the_same_stops_the_merge(store):
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    other = IcechunkStore.open(store.repo)
+    with pytest.raises(ConflictError, match="Someone committed to main meanwhile") as refused:
+        bring(store, lambda: on(other, "main", "meanwhile", setting("SNR", 2, 7)))
+    assert "Run it again" in refused.value.hint
+    store.merge("dev")
+    assert values(store)[:3, 0].tolist() == [1, 2, 7]
+
+
+# -- how it is done ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_the_change_and_leaves_the_storage_as_it_was(store):
+    on(store, "main", "ours", lambda root: (setting("SNR", 0, 1)(root), noting("SNR", note=1)(root)))
+    on(store, "dev", "theirs", lambda root: (setting("SNR", 1, 2)(root), made("flag", 1)(root)))
+    before, stored = tips(store), objects(store)
+    outlook = store.plan_merge("dev")
+    assert isinstance(outlook, Outlook)
+    assert {(array.path, array.status) for array in outlook.diff.arrays} == {("SNR", "changed"), ("flag", "added")}
+    assert "1 chunk to be merged value by value" in str(outlook)
+    assert "newest version in common" in str(outlook)
+    assert (tips(store), objects(store)) == (before, stored)
+    merged = store.merge("dev")
+    assert [(array.path, array.changed_chunks) for array in merged.diff.arrays] == [
+        (array.path, array.changed_chunks) for array in outlook.diff.arrays
+    ]
+
+
+def test_a_dry_run_says_what_each_choice_would_leave(store):
+    on(store, "main", "ours", lambda root: (setting("SNR", 0, 1.5)(root), noting("SNR", note="a")(root)))
+    on(store, "dev", "theirs", lambda root: (setting("SNR", 0, 2.5)(root), noting("SNR", note="b")(root)))
+    outlook = store.plan_merge("dev", arrays={"SNR": "theirs"})
+    assert [(conflict.kind, conflict.sides, conflict.solved) for conflict in outlook.conflicts] == [
+        ("attribute note", ("'a'", "'b'"), "theirs"),
+        ("3 values", ("1.5, …", "2.5, …"), "theirs"),
+    ]
+    assert "--theirs: dev" in str(outlook)
+
+
+def test_chunks_of_one_side_are_moved_as_they_are_and_only_shared_ones_are_encoded(monkeypatch):
+    store = IcechunkStore.create(f"memory:{uuid4()}")
+    with store.transaction("start"):
+        zarr.create_array(store, name="x", data=np.random.default_rng(0).random(1000), chunks=(100,))
+    store.branch("dev")
+    on(store, "main", "ours", lambda root: (setting("x", slice(0, 50), 1)(root), setting("x", 999, 1)(root)))
+    on(store, "dev", "theirs", lambda root: (setting("x", slice(200, 700), 2)(root), setting("x", 950, 2)(root)))
+    encoded = []
+    plain = zarr.codecs.ZstdCodec._encode_single
+    monkeypatch.setattr(
+        zarr.codecs.ZstdCodec, "_encode_single", lambda self, *given: encoded.append(1) or plain(self, *given)
+    )
+    store.merge("dev")
+    assert len(encoded) == 1
+    assert values(store, "x")[[0, 200, 699, 950, 999]].tolist() == [1, 2, 2, 2, 1]
+
+
+def test_memory_grows_with_a_chunk_and_not_with_the_array():
+    store = IcechunkStore.create(f"memory:{uuid4()}")
+    chunk, number = 250_000, 24
+    with store.transaction("start"):
+        zarr.create_array(store, name="x", shape=(chunk * number,), chunks=(chunk,), dtype="f8", fill_value=0)
+    store.branch("dev")
+
+    def every_other(first: int) -> Edit:
+        def edit(root: zarr.Group) -> None:
+            for at in range(number):
+                root["x"][at * chunk + first : (at + 1) * chunk - 10 : 2] = first + 1.0
+
+        return edit
+
+    on(store, "main", "ours", every_other(0))
+    on(store, "dev", "theirs", every_other(1))
+    tracemalloc.start()
+    store.merge("dev")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * chunk * 8 < chunk * number * 8 / 2 + 1
+    assert values(store, "x")[:4].tolist() == [1, 2, 1, 2]
+
+
+def test_a_repository_of_format_1_merges_too():
+    repo = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
+    store = IcechunkStore.open(repo)
+    with store.transaction("start"):
+        day().to_zarr(store)
+    store.branch("dev")
+    on(store, "main", "ours", setting("SNR", 0, 1))
+    on(store, "dev", "theirs", setting("SNR", 1, 2))
+    store.merge("dev")
+    assert values(store)[:2, 0].tolist() == [1, 2]
+    assert "already up to date" in str(store.merge("dev"))

@@ -196,7 +196,9 @@ def test_revert_of_what_later_commits_changed_is_refused_with_the_place_and_its_
     store, _, _ = two_versions()
     with store.transaction("later"):
         zarr.open_array(store, path="snr", mode="r+")[:5] = 1
-    with pytest.raises(ConflictError, match=r"snr at epoch 2025-01-01T00:00 … .* later") as refused:
+    with pytest.raises(
+        ConflictError, match=r"snr within epoch 2025-01-01T00:00 … 00:20, all sid: 32 values .* later"
+    ) as refused:
         store.revert("main~1")
     assert "%ice restore" in refused.value.hint
     assert store.version.message == "later"

@@ -248,7 +248,7 @@ def test_a_stash_that_conflicts_stays_where_it_is(store: IcechunkStore):
     store.stash()
     with store.transaction("since"):
         write(store, 0, 9)
-    with pytest.raises(ConflictError, match=r"x at t\[0:100\] .*since"):
+    with pytest.raises(ConflictError, match=r"x at t\[0:100\]: 100 values .*since"):
         store.pop()
     assert not store.in_transaction
     assert len(store.stashes()) == 1
