@@ -178,9 +178,9 @@ def completing(_kernel: Kernel) -> Kernel:
 
 REFS = ["dev", "feature/ünï", "main", "v1.0-rc", "v1.1", "HEAD"]
 OFFERED = {
-    "%ice ch": ["checkout"],
-    "%icechunk ch": ["checkout"],
-    "ice ch": ["checkout"],
+    "%ice ch": ["checkout", "cherry-pick"],
+    "%icechunk ch": ["checkout", "cherry-pick"],
+    "ice ch": ["checkout", "cherry-pick"],
     "x = %ice sw": ["switch"],
     "a, b = %ice sw": ["switch"],
     "x = 1\n%ice sw": ["switch"],
