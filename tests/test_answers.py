@@ -40,6 +40,25 @@ def messages(shell: Typed) -> list[str]:
     return [version.message for version in shell["store"].list_versions()]
 
 
+# -- who wrote what ----------------------------------------------------------------------------------------------------
+
+
+def test_each_part_of_an_array_is_traced_to_the_version_and_the_cell_that_wrote_it(shell: Typed):
+    assert shell.get("%ice blame x").to_dataframe()["message"].tolist() == ["second", "third", "first", "first"]
+    assert shell.get("%ice blame x HEAD~1").to_dataframe()["message"].tolist() == ["second", "first", "first", "first"]
+    said = str(shell.get("%ice why x"))
+    assert SET.format(100, 200, 2) in said
+    assert said.index(SET.format(100, 200, 2)) < said.index(SET.format(0, 100, 1)) < said.index(MAKE)
+
+
+def test_the_values_of_a_point_are_listed_newest_first(shell: Typed):
+    shell.get('%%commit "named"', 'xr.Dataset({"y": ("t", [1.0, 2.0])}, {"t": [5, 6]}).to_zarr(store, mode="a")')
+    shell.get('%%commit "changed"', 'zarr.open_group(store)["y"][1] = 3')
+    assert shell.get("%ice history y t=6").to_dataframe()["value"].tolist() == [3, 2]
+    assert shell.get("%ice history y t=6 --version HEAD~1").to_dataframe()["value"].tolist() == [2]
+    assert "The dimensions of x have no names" in shell.refusal("%ice history x")
+
+
 # -- back and forth ----------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +103,7 @@ def test_restore_brings_back_everything_or_one_array(shell: Typed):
 
 @pytest.mark.parametrize("selection", ["t", "t=", "=1/2", "t=1/"])
 def test_a_selection_that_is_none_is_refused_with_an_example(shell: Typed, selection: str):
-    assert "--sel epoch=" in shell.refusal(f"%ice restore HEAD x --sel {selection}")
+    assert "epoch=2025" in shell.refusal(f"%ice restore HEAD x --sel {selection}")
 
 
 def test_amend_changes_the_message_of_the_own_newest_commit_alone(shell: Typed):

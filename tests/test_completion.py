@@ -149,6 +149,45 @@ def test_new_branches_are_offered_once_the_listing_is_old(shell: Typed, monkeypa
     assert shell.complete("%ice switch m") == ["main", "mine"]
 
 
+@pytest.fixture
+def arrays(shell: Typed) -> Typed:
+    """Return a shell whose store holds arrays in two groups."""
+    shell.open_memory()
+    names = ("SNR", "canopy/SNR", "canopy/sid")
+    shell.get('%%commit "arrays"', *(f"zarr.create_array(store, name={name!r}, shape=1, dtype='i1')" for name in names))
+    return shell
+
+
+@pytest.mark.parametrize("typed", ["blame ", "why ", "history ", "restore HEAD ", "guard ", "blame --sel t=1 "])
+def test_arrays_of_the_version_are_offered_where_an_array_is_expected(arrays: Typed, typed: str):
+    assert {"SNR", "canopy/SNR", "canopy/sid"} <= set(arrays.complete(f"%ice {typed}"))
+    assert arrays.complete(f"%ice {typed}canopy/s") == ["canopy/SNR", "canopy/sid"]
+    assert "canopy" not in arrays.complete(f"%ice {typed}")
+
+
+def test_after_the_array_come_versions_and_after_labels_nothing(arrays: Typed):
+    assert arrays.complete("%ice blame SNR m") == ["main"]
+    assert arrays.complete("%ice history SNR m") == ["m"]
+    assert arrays.complete("%ice history SNR epoch=1 --version m") == ["main"]
+
+
+def test_arrays_are_those_of_the_version_on_which_the_store_stands(arrays: Typed):
+    assert arrays.complete("%ice blame n") == ["n"]
+    arrays.get('%%commit "more"', "zarr.create_array(store, name='new', shape=1, dtype='i1')")
+    assert arrays.complete("%ice blame n") == ["new"]
+    arrays.get("%ice checkout HEAD~1")
+    assert arrays.complete("%ice blame n") == ["n"]
+
+
+def test_arrays_of_an_empty_store_and_of_format_1_are_offered(shell: Typed):
+    shell.open_memory()
+    assert shell.complete("%ice blame S") == ["S"]
+    repo = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
+    shell.ip.user_ns["store"] = IcechunkStore.open(repo)
+    shell.get('%%commit "one"', "zarr.create_array(store, name='SNR', shape=1, dtype='i1')")
+    assert shell.complete("%ice blame S") == ["SNR"]
+
+
 def test_a_slow_storage_holds_up_no_key_press_and_is_asked_once_at_a_time(shell: Typed):
     storage = LatencyStorage(icechunk.in_memory_storage())
     store = shell.ip.user_ns["store"] = IcechunkStore.open(icechunk.Repository.create(storage))
