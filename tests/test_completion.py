@@ -42,7 +42,15 @@ def test_bisect_offers_its_options_versions_and_stores(shell: Typed):
     assert "bisect" in shell.complete("%ice help b")
 
 
-def test_arrays_of_the_version_are_offered_where_one_is_asked_for(shell: Typed):
+@pytest.fixture
+def patient(shell: Typed, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Return a shell that waits for the storage however busy the machine is."""
+    monkeypatch.setattr("icemagic.completion._WAIT", 30)
+    return shell
+
+
+def test_arrays_of_the_version_are_offered_where_one_is_asked_for(patient: Typed):
+    shell = patient
     shell.open_memory()
     shell.get(
         '%%commit "it"',
@@ -64,7 +72,8 @@ def test_arrays_of_the_version_are_offered_where_one_is_asked_for(shell: Typed):
         assert shell.complete(f"%ice {line}si") == ["site/SNR"], line
 
 
-def test_a_diff_is_offered_versions_and_the_open_work(shell: Typed):
+def test_a_diff_is_offered_versions_and_the_open_work(patient: Typed):
+    shell = patient
     shell.open_memory()
     assert "WORKING" not in shell.complete("%ice diff WO")
     shell.get("%ice begin")
@@ -179,7 +188,8 @@ def test_arrays_are_those_of_the_version_on_which_the_store_stands(arrays: Typed
     assert arrays.complete("%ice blame n") == ["n"]
 
 
-def test_arrays_of_an_empty_store_and_of_format_1_are_offered(shell: Typed):
+def test_arrays_of_an_empty_store_and_of_format_1_are_offered(patient: Typed):
+    shell = patient
     shell.open_memory()
     assert shell.complete("%ice blame S") == ["S"]
     repo = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
