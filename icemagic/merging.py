@@ -110,7 +110,7 @@ class Bringing:
         """Return what it would change and what is in conflict; nothing is written."""
         changes = diff.of_nodes(self.plan.before, self.plan.after, names=(self.branch, self.what))
         mixed = sum(len(mix.chunks) for mix in self.plan.mixes)
-        merged = (f"{count(mixed, 'chunk')} to be merged value by value; the bytes count once written",) * bool(mixed)
+        merged = (f"{count(mixed, 'chunk')} to be merged value by value, counted as 0 B until written",) * bool(mixed)
         verdict = self._decodes(repo)
         outcome = "refused" if self.plan.unsolved or not verdict.passed else "committed"
         return Outlook(

@@ -258,6 +258,49 @@ def test_chunks_written_with_the_bytes_they_had_are_reported_and_pruned(shell: T
     assert shell["store"].diff(pruned.version).arrays[0].changed_chunks == 1
 
 
+# -- branches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(shell: Typed) -> Typed:
+    """Return a shell on main, from which dev went its own way with one commit."""
+    shell.get("%ice branch dev")
+    shell.get("%ice switch dev")
+    shell.get('%%commit "dev"', SET.format(0, 100, 5), SET.format(300, 400, 5))
+    shell.get("%ice switch main")
+    shell.get('%%commit "main"', SET.format(50, 150, 6))
+    return shell
+
+
+def test_a_merge_in_conflict_names_the_values_and_each_way_out_works(apart: Typed):
+    said = apart.refusal("%ice merge dev")
+    assert "x at [50:100]: 50 values" in said
+    assert "--ours" in said
+    assert "--array x=theirs" in said
+    assert "would be refused" in str(apart.get("%ice merge dev --dry-run"))
+    assert "would be committed" in str(apart.get("%ice merge dev --dry-run --ours"))
+    assert messages(apart)[-1] == "main"
+    for option, expected in (("--ours", 6), ("--theirs", 5), ("--array x=theirs", 5), ("--theirs --array x=ours", 6)):
+        apart.get(f'%ice merge dev {option} -m "together"')
+        assert zarr.open_group(apart["store"], mode="r")["x"][[0, 60, 120, 350]].tolist() == [5, expected, 6, 5]
+        assert messages(apart)[-1] == "together"
+        apart.get("%ice undo")
+    assert messages(apart)[-1] == "main"
+
+
+def test_a_pick_and_a_promotion_are_typed_the_same_way(apart: Typed):
+    apart.get("%ice cherry-pick dev --theirs")
+    assert zarr.open_group(apart["store"], mode="r")["x"][60] == 5
+    assert "was not made on top of" in apart.refusal("%ice promote dev")
+    apart.get("%ice branch ahead")
+    apart.get("%ice switch ahead")
+    apart.get('%%commit "ahead"', SET.format(0, 1, 7))
+    apart.get("%ice switch main")
+    assert "would move forward" in str(apart.get("%ice promote ahead --dry-run"))
+    assert "promotion: 1 version of ahead" in str(apart.get("%ice promote ahead"))
+    assert messages(apart)[-1] == "ahead"
+
+
 # -- conflicts ---------------------------------------------------------------------------------------------------------
 
 

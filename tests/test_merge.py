@@ -206,6 +206,10 @@ CONFLICTS = {
     "a new array": ([("new", "c", 0, 10)], [("new", "c", 0, 20)]),
     "a chunk that was cut off": ([("cut", "a", 0, 0)], [("write", "a", 2, 20)]),
     "a chunk that the other cut off": ([("write", "a", 2, 10)], [("cut", "a", 0, 0)]),
+    "one of two chunks that were cut off": ([("cut", "a", 1, 0)], [("write", "a", 2, 20)]),
+    "one of two chunks that the other cut off": ([("write", "a", 2, 10)], [("cut", "a", 1, 0)]),
+    "new rows, beside others of fill values": ([("grow", "a", 0, 0), ("write", "a", 3, 10)], [("grow", "a", 0, 0)]),
+    "new rows of fill values, beside others": ([("grow", "a", 0, 0)], [("grow", "a", 0, 0), ("write", "a", 3, 20)]),
 }
 
 
@@ -268,6 +272,19 @@ def test_an_encoding_changed_on_one_side_does_not_meet_chunks_of_the_other(pair)
         with pytest.raises(ConflictError, match=r"a in attribute scale_factor, without which"):
             txn.commit("scale")
         txn.discard()
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_choice_takes_numbers_together_with_their_encoding(pair, side: str):
+    store, other = pair
+    with store.transaction() as txn:
+        zarr.open_group(store)["a"].attrs["scale_factor"] = 0.5
+        perform(store, ("write", "b", 1, 15))
+        with other.transaction("theirs"):
+            perform(other, ("write", "a", 0, 20))
+        txn.commit("scale", terms=Terms(choices={"/a": side}))
+    found = held(store)
+    assert (found.chunks["a"][0], found.attributes["a"]) == ((1, {"scale_factor": 0.5}) if side == "ours" else (20, {}))
 
 
 @pytest.mark.parametrize("remover", ["ours", "theirs"])

@@ -35,8 +35,19 @@ def texts(cell: nbformat.NotebookNode) -> Iterator[str]:
         yield from (value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
 
 
-def test_there_are_six_tutorials_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+TUTORIALS = [
+    "01-first-store-and-commit",
+    "02-gnss-day",
+    "03-going-back-in-time",
+    "04-why-icechunk",
+    "05-i-broke-it",
+    "06-what-changed-and-why",
+    "07-branches",
+]
+
+
+def test_the_tutorials_are_there_in_order():
+    assert [path.stem for path in NOTEBOOKS] == TUTORIALS
 
 
 def test_cells_ran_once_in_order(notebook):

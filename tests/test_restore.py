@@ -204,6 +204,17 @@ def test_revert_of_what_later_commits_changed_is_refused_with_the_place_and_its_
     assert store.version.message == "later"
 
 
+def test_revert_passes_by_other_values_that_later_commits_changed_in_the_same_chunks():
+    store, _, new = two_versions()
+    for place, value in (((2, 1), 7), ((3, 1), 8)):
+        with store.transaction(f"value {value}"):
+            zarr.open_array(store, path="snr", mode="r+")[place] = value
+    store.revert("main~1")
+    expected = new["snr"].values.copy()
+    expected[3, 1] = 8
+    np.testing.assert_array_equal(bits(store), expected.view("u4"))
+
+
 def test_a_version_whose_parent_expired_is_not_reverted():
     store, _, new = two_versions()
     store.expire(store.plan_expire(keep=1))
