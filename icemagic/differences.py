@@ -111,8 +111,9 @@ class ArrayDiff:
         return ", ".join(f"{number:,} {kind}" for kind, number in numbers.items() if number)
 
     def where(self) -> list[str]:
-        """Say the places as sentences; an array that came, went or only moved is in no place in particular."""
-        if self.status in ("added", "removed"):
+        """Say the places as sentences, where these tell more than that the array came, went or changed all over."""
+        all_over = self.changed_values is None and self.changed_chunks == self.total_chunks
+        if all_over or self.status in ("added", "removed"):
             return []
         said = [f"{self.path} {place.what} for {place}" for place in self.boxes]
         if len(said) == 1 and not self.more_boxes and self.mean is not None:
