@@ -167,14 +167,14 @@ class Blame(Shown):
     def _states(self) -> Numbers:
         return np.where(self.stored >= 0, STORED, np.where(self.writers >= 0, EMPTY, NEVER))
 
-    def table(self) -> tuple[Part, ...]:
-        """Return which version last wrote which places, newest first."""
+    def table(self, most: int = _VERSIONS) -> tuple[Part, ...]:
+        """Return which of the newest versions last wrote which places, newest first."""
         numbers = self._newest_first()
-        rows = [row for number in numbers[:_VERSIONS] for row in self._rows(number)]
+        rows = [row for number in numbers[:most] for row in self._rows(number)]
         columns = ("place", "chunks", "stored", "version", "time", "author", "message")
-        left = len(numbers) - _VERSIONS
-        more = (f"… and {count(left, 'older version')}: to_dataframe() has them all",) if left > 0 else ()
-        return filled(columns, rows), Lines(more)
+        left = f"the newest {most} of {len(numbers):,} versions are named; to_dataframe() has them all"
+        # Said before the table, which may take all the room that there is.
+        return Lines((left,) * (len(numbers) > most)), filled(columns, rows)
 
     def _rows(self, number: int) -> Iterator[tuple[str, ...]]:
         version = self.versions[number]
@@ -231,14 +231,17 @@ class Why(Shown):
     """The newest of them, newest first."""
 
     def _report(self) -> Report:
-        parts = [Lines(self.blame.lines()), *self.blame.table()]
+        parts = [Lines(self.blame.lines()), *self.blame.table(len(self.origins))]
         for version, origin in self.origins:
-            said: tuple[str, ...] = (version.summary(), version.byline())
+            about = [version.summary(), version.byline()]
             if self.blame.stands_for_expired(version):
-                said += ("It stands for versions before it, too, which expired with what they recorded.",)
+                about.append("It stands for versions before it, too, which expired with what they recorded.")
             if not origin.facts:
-                said += ("nothing was recorded about how it came about",)
-            parts += [Lines((" ", *said)), *origin.parts()]
+                about.append("nothing was recorded about how it came about")
+            parts += [Lines((" ", *about)), *origin.parts()]
         if left := len(self.blame.last_writers()) - len(self.origins):
             parts.append(Lines((f"… and {count(left, 'older version')}: %ice show REF says how one came about",)))
+        if before := len(self.blame.versions) - len(self.blame.last_writers()):
+            text = f"{count(before, 'version')} wrote chunks of it before: %ice history says which changed a value"
+            parts.append(Lines((text,)))
         return Report(self.blame.summary(), tuple(parts))

@@ -141,10 +141,8 @@ class _Reader:
         metadata = sync(read_metadata(store, past.path)) or {}
         try:
             box = self._find(store, past, metadata)
-            same = (
-                not (anew or self.touched) and box == self._box and _but_shape(metadata) == _but_shape(self._metadata)
-            )
-            if not same:
+            unmoved = not anew and box == self._box and _but_shape(metadata) == _but_shape(self._metadata)
+            if self.touched or not unmoved:
                 self._value = None if box is None else _value(store, past.path, box)
         except SelectionError as error:
             raise SelectionError(f"In {past.version.summary()}: {error.message}", error.hint) from None

@@ -29,6 +29,8 @@ _SIDES = (64, 48, 32, 24, 16, 8, 4)
 _TEXT = (64, 16)
 _CLASSES = 8
 _SWATCHES = 6
+_LEGEND = 40
+"""Most letters beside a swatch."""
 _SHADES = "░▒▓█"
 _SIGNS = {NEVER: "·", EMPTY: "-"}
 _MEANING = {EMPTY: "only fill values", NEVER: "never written"}
@@ -158,8 +160,8 @@ def _in_characters(view: _View, levels: Numbers, names: list[Name]) -> str:
     signs |= {
         number: _SHADES[round(number / newest * (len(_SHADES) - 1)) if newest else -1] for number in range(len(names))
     }
-    ends = [f"{signs[number]} {svg.cut(names[number][0])}" for number in dict.fromkeys((0, newest)) if names]
-    legend = [" … ".join(ends)] * bool(ends) + [f"{_SIGNS[state]} {words}" for state, words in _found(view)]
+    ends = [f"{signs[number]} {svg.cut(names[number][0], _LEGEND)}" for number in dict.fromkeys((0, newest)) if names]
+    legend = ends + [f"{_SIGNS[state]} {words}" for state, words in _found(view)]
     return "\n".join(
         [
             *(view.note,) * bool(view.note),
@@ -261,7 +263,9 @@ def _axis_words(view: _View, place: _Place) -> tuple[list[str], float]:
 def _legend(view: _View, names: list[Name], place: _Place) -> tuple[list[str], float, float]:
     """Return swatches with words, where they end below, and how far they reach to the right."""
     chosen = np.unique(np.linspace(0, len(names) - 1, min(_SWATCHES, len(names))).round().astype(int)).tolist()
-    entries = [(f'fill="{_colour(number, len(names))}"', svg.cut(names[number][0]), False) for number in chosen]
+    entries = [
+        (f'fill="{_colour(number, len(names))}"', svg.cut(names[number][0], _LEGEND), False) for number in chosen
+    ]
     entries += [(_FAINT, words, state == EMPTY) for state, words in _found(view)]
     drawn, x, y, reach = [], float(place.left), place.high + svg.LINE + 6, 0.0
     for look, words, struck in entries:

@@ -13,6 +13,7 @@ LETTER = 6.6
 LINE = 15
 """Pixels that a letter and a line take."""
 MOST_LETTERS = 24
+"""Of a label at an axis."""
 
 
 def title(words: str) -> str:
@@ -30,9 +31,9 @@ def _escaped(words: str) -> str:
     return html.escape(printable(words.replace("\n", " ")))
 
 
-def cut(words: str) -> str:
+def cut(words: str, most: int = MOST_LETTERS) -> str:
     """Return words, shortened when they are too long for a label."""
-    return words if len(words) <= MOST_LETTERS else f"{words[: MOST_LETTERS - 1]}…"
+    return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
 def whole(width: float, height: float, drawn: Sequence[str]) -> str:

@@ -484,7 +484,7 @@ def test_ten_thousand_chunks_are_shown_in_little_room_and_what_is_left_out_is_sa
     assert "chunks to a cell: " in html
     assert "<b>" not in html
     text = repr(found)
-    assert "… and 180 older versions: to_dataframe() has them all" in text
+    assert "the newest 20 of 200 versions are named; to_dataframe() has them all" in text
     assert re.search(r"… and \d+ more places", text)
     assert max(map(len, text.splitlines())) < 400
 
@@ -539,6 +539,10 @@ def test_why_shows_the_cells_of_the_newest_writers_and_counts_the_rest(shell: Ty
     shown = re.findall(r"# cell (\d)", text)
     assert shown == ["4", "3", "2"]
     assert "… and 3 older versions" in text
+    assert "the newest 3 of 6 versions are named" in text
+    shell.get('%%commit "all of it"', 'zarr.open_array(store, path="x")[:] = 7')
+    assert "6 versions wrote chunks of it before" in str(shell.get("%ice why x"))
+    shell.get("%ice undo")
     text = str(shell.get("%ice why x HEAD~2"))
     assert re.findall(r"# cell (\d)", text) == ["2", "1", "0"]
     assert [v.message for v, _ in shell["store"].why("x", "HEAD~5").origins] == ["made"]
@@ -549,6 +553,17 @@ def test_why_says_when_nothing_was_recorded_and_when_the_writer_expired(repo):
     assert "nothing was recorded" in repr(why(repo, second, "x"))
     repo.expire_snapshots(repo.lookup_snapshot(second).written_at)
     assert "It stands for versions before it, too" in repr(why(repo, second, "x"))
+
+
+def test_long_cells_and_many_places_leave_room_for_each_other(many):
+    session = many.writable_session("main")
+    edit(slice(0, 50), slice(0, 50), 2)(session.store)
+    long = {"icemagic": {"author": "Ada", "source": "y = 1\n" * 2_000, "source_hash": "abc"}}
+    at = session.commit("long", long)
+    found = why(many, at, "x")
+    assert len(found._repr_html_().encode()) < 50_000
+    assert "y = 1" in repr(found)
+    assert repr(found).count("nothing was recorded") == 2
 
 
 # -- typed -------------------------------------------------------------------------------------------------------------

@@ -215,6 +215,7 @@ def test_the_history_of_a_point_is_what_xarray_reads_in_every_version(actions, t
 
 @given(actions=steps, ends=st.tuples(st.integers(0, 90), st.integers(0, 90)), whole=st.booleans())
 @settings(deadline=None, max_examples=40)
+@example(actions=[("anew", 3, 0)], ends=(0, 90), whole=False)
 @example(actions=[("append", 0, 0), ("append", 3, 0), ("relabel", 0, 0), ("cut", 0, 0)], ends=(20, 60), whole=False)
 def test_the_history_of_a_mean_is_what_xarray_reads_in_every_version(actions, ends, whole):
     check(build(actions, disorder=False), {} if whole else {"t": (min(ends), max(ends))})
@@ -242,6 +243,7 @@ labels = st.lists(st.integers(0, 12), min_size=1, max_size=9, unique=True)
 )
 @settings(deadline=None, max_examples=40)
 @example(versions=[(False, [10, 11, 12]), (True, [5])], ends=(5, 10))
+@example(versions=[(False, [10, 11]), (True, [5])], ends=(4, 10))
 @example(versions=[(False, [3, 1, 2]), (True, [5, 6, 7]), (True, [8])], ends=(1, 8))
 @example(versions=[(False, [1, 2, 3, 4]), (False, [1, 2, 4, 3])], ends=(2, 3))
 def test_labels_in_any_order_are_found_where_they_are_when_all_of_them_are_read(versions, ends):
