@@ -29,9 +29,17 @@ Way = Literal["there", "forward", "apart"]
 
 def way(repo: icechunk.Repository, ours: str, theirs: str) -> Way:
     """Return how a version lies to ours: it is there already, it lies straight ahead, or both went their own way."""
-    if theirs in lineage.ancestry(repo, ours).parents:
+    if {theirs, _caught_up(repo, theirs)} & lineage.ancestry(repo, ours).parents.keys():
         return "there"
     return "forward" if lineage.follows(repo, theirs, ours) else "apart"
+
+
+def _caught_up(repo: icechunk.Repository, snapshot_id: str) -> str:
+    """Return the version whose data a merge took over as they were: it had nothing of its own to add."""
+    version = history.version(repo, snapshot_id)
+    if version is None or version.merged is None or version.metadata[MERGED].get("base") != version.parent:
+        return snapshot_id
+    return version.merged
 
 
 def named(of: str | Version, snapshot_id: str) -> str:
@@ -212,9 +220,7 @@ def of_version(
     recorded = {key: value for key, value in recorded.items() if value}
     what = f"merging {named(of, theirs)} into {branch}"
     message = f"Merge {named(of, theirs)} into {branch}"
-    # Where nobody changed anything else there is nothing to record either: two branches merged into each other.
-    nothing = up_to_date(branch, of, theirs) if base.id == ours and not found.edits else ""
-    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, _remarks(repo, base), nothing)
+    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, _remarks(repo, base))
 
 
 def of_change(

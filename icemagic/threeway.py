@@ -191,7 +191,7 @@ class _Comparison:
             self.mixes.append(replace(mix, chunks=found.written))
         if found.spots.count:
             self.conflicts.append(self._values_conflict(path, found, choice))
-        # What lies outside of the shape must not come back when the array grows again.
+        # What lies outside of the shape goes: icechunk drops it with the commit, and until then it would be counted.
         return (mine - both - outside) | set(found.copied) | (outside & ours.chunks.keys())
 
     def _values_conflict(self, path: str, found: Found, choice: Side | None) -> Conflict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import icechunk
 import numpy as np
@@ -36,11 +35,17 @@ def day(rows: slice = slice(None), *, seed: int = 0, shift: str = "0h") -> xr.Da
 @pytest.fixture
 def store() -> IcechunkStore:
     """Return a store on ``main`` with twelve epochs, and a branch ``dev`` at the same version."""
-    store = IcechunkStore.create(f"memory:{uuid4()}")
+    store = new_store()
     with store.transaction("start"):
-        day().to_zarr(store, encoding={"SNR": {"chunks": (100, 3)}})
+        day().to_zarr(store, encoding={"SNR": {"chunks": (12, 3)}, "epoch": {"chunks": (12,)}})
     store.branch("dev")
     return store
+
+
+def new_store() -> IcechunkStore:
+    """Return an empty store that keeps no chunk inside a manifest, where the same bytes are the same chunk."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
+    return IcechunkStore.open(icechunk.Repository.create(icechunk.in_memory_storage(), config=config))
 
 
 def on(store: IcechunkStore, branch: str, message: str, edit: Edit) -> None:
@@ -127,7 +132,7 @@ def test_solved_conflicts_are_recorded_with_their_side_and_number(store):
 
 
 def test_of_many_solved_arrays_only_some_are_recorded_by_name():
-    store = IcechunkStore.create(f"memory:{uuid4()}")
+    store = new_store()
     names = [f"a{number:02}" for number in range(30)]
     with store.transaction("start"):
         for name in names:
@@ -279,6 +284,13 @@ def appended(seed: int, shift: str, rows: slice = slice(None)) -> Edit:
     return lambda root: day(rows, seed=seed, shift=shift).to_zarr(root.store, append_dim="epoch")
 
 
+def bare_rows(number: int) -> Edit:
+    """Append rows of fill values without labels, which leave no chunk."""
+    return lambda root: [
+        root[name].resize((12 + number, *root[name].shape[1:])) for name in ("SNR", "Doppler", "epoch")
+    ]
+
+
 def removed(name: str) -> Edit:
     return lambda root: root.__delitem__(name)
 
@@ -410,6 +422,12 @@ CONFLICTS: dict[str, tuple[Edit, Edit, str]] = {
         appended(2, "1h"),
         r"Doppler at .*: 36 values; SNR at .*: 36 values",
     ),
+    "values of the same rows, where one side has fill values": (
+        appended(1, "1h"),
+        lambda root: (appended(1, "1h")(root), setting("SNR", slice(12, 24), np.nan)(root)),
+        r"SNR at .*: 36 values",
+    ),
+    "rows without labels": (bare_rows(4), bare_rows(4), "epoch in rows that both appended"),
     "rows cut and written": (
         lambda root: [root[name].resize((6, *root[name].shape[1:])) for name in ("SNR", "Doppler", "epoch")],
         setting("SNR", 9, 2),
@@ -519,7 +537,7 @@ def test_the_line_in_the_hint_appends_the_rows_of_the_other_side_on_top(store):
 
 
 def test_rows_without_labels_are_never_taken_for_the_same():
-    store = IcechunkStore.create(f"memory:{uuid4()}")
+    store = new_store()
     with store.transaction("start"):
         zarr.create_array(store, name="rows", shape=(0,), chunks=(5,), dtype="f8", fill_value=0)
     store.branch("dev")
@@ -543,6 +561,29 @@ def test_an_array_with_rows_that_were_not_chosen_is_refused_or_left_out(store):
         store.merge("dev", choice="ours")
     store.merge("dev", choice="ours", arrays={"flag": "ours"})
     assert "flag" not in zarr.open_group(store, mode="r")
+
+
+def test_what_was_cut_off_in_a_merge_does_not_come_back_when_the_array_grows_again():
+    store = new_store()
+    with store.transaction("start"):
+        zarr.create_array(store, name="x", data=np.ones(1000), chunks=(100,), fill_value=0)
+    store.branch("dev")
+    on(store, "main", "ours", noting("x", note=1))
+    on(store, "dev", "theirs", lambda root: root["x"].resize((500,)))
+    foreseen, merged = store.plan_merge("dev").diff, store.merge("dev").diff
+    assert [array.changed_chunks for array in (*foreseen.arrays, *merged.arrays)] == [5, 5]
+    with store.transaction("grow"):
+        zarr.open_array(store, path="x", mode="r+").resize((1000,))
+    assert values(store, "x").reshape(10, 100).sum(axis=1).tolist() == [100] * 5 + [0] * 5
+
+
+def test_labels_and_rows_that_came_in_several_commits_come_in_one_merge(store):
+    on(store, "dev", "labels", setting("epoch", 0, -5))
+    on(store, "dev", "rows", appended(1, "1h"))
+    on(store, "main", "ours", noting("SNR", note=1))
+    store.merge("dev")
+    assert values(store, "epoch")[0] == -5
+    assert values(store).shape == (24, 3)
 
 
 def test_a_moved_array_is_one_removed_and_one_added(store):
@@ -733,12 +774,23 @@ def test_a_dry_run_says_what_each_choice_would_leave(store):
 
 
 def test_chunks_of_one_side_are_moved_as_they_are_and_only_shared_ones_are_encoded(monkeypatch):
-    store = IcechunkStore.create(f"memory:{uuid4()}")
+    store = new_store()
     with store.transaction("start"):
         zarr.create_array(store, name="x", data=np.random.default_rng(0).random(1000), chunks=(100,))
     store.branch("dev")
-    on(store, "main", "ours", lambda root: (setting("x", slice(0, 50), 1)(root), setting("x", 999, 1)(root)))
-    on(store, "dev", "theirs", lambda root: (setting("x", slice(200, 700), 2)(root), setting("x", 950, 2)(root)))
+    alike = setting("x", slice(100, 150), 3)
+    on(
+        store,
+        "main",
+        "ours",
+        lambda root: (setting("x", slice(0, 50), 1)(root), alike(root), setting("x", 999, 1)(root)),
+    )
+    on(
+        store,
+        "dev",
+        "theirs",
+        lambda root: (setting("x", slice(200, 700), 2)(root), alike(root), setting("x", 950, 2)(root)),
+    )
     encoded = []
     plain = zarr.codecs.ZstdCodec._encode_single
     monkeypatch.setattr(
@@ -746,11 +798,11 @@ def test_chunks_of_one_side_are_moved_as_they_are_and_only_shared_ones_are_encod
     )
     store.merge("dev")
     assert len(encoded) == 1
-    assert values(store, "x")[[0, 200, 699, 950, 999]].tolist() == [1, 2, 2, 2, 1]
+    assert values(store, "x")[[0, 100, 200, 699, 950, 999]].tolist() == [1, 3, 2, 2, 2, 1]
 
 
 def test_memory_grows_with_a_chunk_and_not_with_the_array():
-    store = IcechunkStore.create(f"memory:{uuid4()}")
+    store = new_store()
     chunk, number = 250_000, 24
     with store.transaction("start"):
         zarr.create_array(store, name="x", shape=(chunk * number,), chunks=(chunk,), dtype="f8", fill_value=0)
