@@ -82,9 +82,14 @@ def find(index: pd.Index[Any], first: str, last: str) -> range:
     """
     try:
         return _either_way(index, first, last)
-    except (KeyError, ValueError, TypeError):
-        # Pandas refuses a part of a time, such as a day, where the times are in no order.
-        if index.is_unique and (index.is_monotonic_increasing or index.dtype.kind not in "mM"):
+    except (ValueError, TypeError):  # no label of this index is written so
+        return range(0)
+    except KeyError:
+        # Of times in no order pandas finds no part, such as a day; of repeated labels no beginning.
+        is_times = index.dtype.kind in "mM"
+        if index.is_unique and (index.is_monotonic_increasing or not is_times):
+            return range(0)
+        if first == last and not is_times and _typed(index, first) not in index:
             return range(0)
     span = first if first == last else f"{first} … {last}"
     raise SelectionError(f"The labels of {index.name} repeat or are in no order, so {span} cannot be found in it.")
