@@ -166,7 +166,7 @@ class Junction(Workbench):
         return self._moved(operations.forward(self.repo, branch, theirs, expected=ours, what=what))
 
     def _outlook_forward(self, branch: str, ref: str | Version, way: tuple[str, str]) -> Outlook:
-        new, names = history.steps(self.repo, *way), (branch, str(ref))
+        new, names = history.steps(self.repo, *way), (branch, merging.named(ref, way[1]))
         title = f"dry run: {branch} would move forward to {merging.named(ref, way[1])}, nothing was moved"
         changes = diff.between(self.repo, *way, names=names)
         return merging.Outlook(title, (f"{count(new, 'version')} · {changes.summary()}",), changes, names)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import icechunk
 
 Side = Literal["ours", "theirs"]
+OTHER: Mapping[Side, Side] = {"ours": "theirs", "theirs": "ours"}
 Nodes = Mapping[str, Node]
 
 _MERGED = ("attributes", "shape", "consolidated_metadata")
@@ -312,9 +313,13 @@ async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icec
     for edit in edits:
         if edit.metadata is None:
             continue
+        node = Node(edit.metadata)
+        outside = {at for at in edit.chunks if beyond(at, node.metadata["shape"], node)}
+        # Under their new shape arrays have no such chunks any more: icechunk would not delete them.
+        await together(target.delete(chunk_key(edit.path, at)) for at in outside)
         if await read_metadata(target, edit.path) != edit.metadata:
             await _set_metadata(target, edit.path, edit.metadata)
-        await together(copy_key(chunk_key(edit.path, at), source, target) for at in edit.chunks)
+        await together(copy_key(chunk_key(edit.path, at), source, target) for at in edit.chunks if at not in outside)
 
 
 async def _remove(target: icechunk.IcechunkStore, path: str) -> None:

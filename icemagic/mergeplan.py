@@ -142,4 +142,5 @@ def node_words(node: Node | None) -> str:
         return "not there"
     if not node.is_array:
         return "a group"
-    return " × ".join(f"{length:,}" for length in node.metadata["shape"]) + f" {dtype_words(node.metadata)}".lstrip()
+    shape = " × ".join(f"{length:,}" for length in node.metadata["shape"])
+    return f"{shape} {dtype_words(node.metadata)}".lstrip()

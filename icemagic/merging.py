@@ -17,6 +17,7 @@ from icemagic.errors import ConflictError, SelectionError, UnknownVersionError, 
 from icemagic.mergeplan import Choices, Conflict, Plan
 from icemagic.nodes import node_paths
 from icemagic.records import MERGED, PICKED, Committed, Verdict, Version, short, solved_words
+from icemagic.standing import standing
 
 if TYPE_CHECKING:
     import icechunk
@@ -68,7 +69,7 @@ class Bringing:
     """What a merge or a cherry-pick comes to, on one version of a branch."""
 
     what: str
-    """What is done, in words that follow ``to``."""
+    """What is done, in words such as ``merging dev into main``."""
     branch: str
     of: str
     """What is brought in, as it was typed."""
@@ -80,7 +81,7 @@ class Bringing:
     metadata: Mapping[str, Any]
     """What the commit records."""
     remarks: tuple[str, ...]
-    """What is to be known of it, one sentence each."""
+    """The version it starts from, and what else is to be known, one sentence each."""
     nothing: str = ""
     """Why there is nothing to commit, where there is not."""
 
@@ -120,10 +121,11 @@ class Bringing:
         mixed = sum(len(mix.chunks) for mix in self.plan.mixes)
         merged = (f"{count(mixed, 'chunk')} to be merged value by value, counted as 0 B until written",) * bool(mixed)
         verdict = self._decodes(repo)
+        demanded = ("what the store demands of its arrays is checked with the commit",) * bool(standing(repo).arrays)
         outcome = "refused" if self.plan.unsolved or not verdict.passed else "committed"
         return Outlook(
             f"dry run: {self.what} would be {outcome}, nothing was",
-            (changes.summary(), *merged, *self.remarks, *self.plan.notes),
+            (changes.summary(), *merged, *self.remarks, *demanded),
             changes,
             (self.branch, self.of),
             self.plan.conflicts,
@@ -140,7 +142,9 @@ class Bringing:
     def merged(self, committed: Committed) -> Merged:
         """Return the record of the commit that was made of it."""
         solved = solved_words(*_solved(self.plan.conflicts))
-        return Merged(**vars(committed), remarks=(*((f"conflicts solved: {solved}",) * bool(solved)), *self.plan.notes))
+        return Merged(
+            **vars(committed), remarks=(*((f"conflicts solved: {solved}",) * bool(solved)), *self.remarks[1:])
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,7 +224,8 @@ def of_version(
     recorded = {key: value for key, value in recorded.items() if value}
     what = f"merging {named(of, theirs)} into {branch}"
     message = f"Merge {named(of, theirs)} into {branch}"
-    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, _remarks(repo, base))
+    remarks = (*_remarks(repo, base), *found.notes)
+    return Bringing(what, branch, _short(of), theirs, found, message, {MERGED: recorded}, remarks)
 
 
 def of_change(
@@ -242,7 +247,8 @@ def of_change(
     found = _plan(repo, (version.parent, ours, picked), (branch, _short(of)), choices)
     what = f"picking {named(of, picked)} for {branch}"
     nothing = "" if found.edits else f"nothing that {named(of, picked)} changed is missing in {branch}"
-    return Bringing(what, branch, _short(of), picked, found, version.message, {PICKED: picked}, (), nothing)
+    remarks = (f"what it changed since {history.title(repo, version.parent)}", *found.notes)
+    return Bringing(what, branch, _short(of), picked, found, version.message, {PICKED: picked}, remarks, nothing)
 
 
 def _plan(repo: icechunk.Repository, ids: tuple[str, str, str], names: tuple[str, str], choices: Choices) -> Plan:

@@ -22,7 +22,11 @@ _BRIEF = 0.1  # seconds; what is shorter is not worth a number
 CHECKS = "icemagic_checks"
 """Key of commit metadata under which the checks that passed are recorded."""
 MERGED = "icemagic_merge"
-"""Key of commit metadata of a merge; it holds a mapping with the id of the version merged in under ``with``."""
+"""Key of commit metadata of a merge; it holds a mapping.
+
+``with`` is the id of the version merged in, ``of`` its name as typed, ``base`` the id of the version from which both
+were told apart, ``solved`` says for an array which side won and in what, ``more`` how many more arrays there were.
+"""
 PICKED = "icemagic_picked"
 """Key of commit metadata of a cherry-pick: the id of the version that it repeats."""
 ROOT = "1CECHNKREP0F1RSTCMT0"

@@ -22,12 +22,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.core.sync import sync
 
-from icemagic import diff, merge
+from icemagic import diff
 from icemagic.chunkmerge import At, Found, Mix, Stores, around, changes, examine
 from icemagic.coordinates import words
 from icemagic.decoding import decode
 from icemagic.display import count, label
-from icemagic.merge import Edit, Side, attributes_of, beyond, definition, differing_chunks, extent, take
+from icemagic.merge import (
+    OTHER,
+    Edit,
+    Side,
+    attributes_of,
+    beyond,
+    definition,
+    differing_chunks,
+    extent,
+    groups_above,
+    merged_attributes,
+    parent_of,
+    take,
+)
 from icemagic.mergeplan import Choices, Conflict, Plan, beside, dimensions, incomparable, is_coordinate, node_words
 from icemagic.nodes import Node, chunk_shape, read_nodes
 from icemagic.rowmerge import Lengths, Rows, Three, judge
@@ -82,7 +95,11 @@ class _Comparison:
             self._fit_rows(path)
         for path in self.paths:
             self._fit_groups(path)
-        self.conflicts += [self._rows_conflict(rows) for rows in self.rows.values() if rows.conflict]
+        self.conflicts += [
+            self._rows_conflict(rows, has_name=axis is None)
+            for (_, axis, _), rows in self.rows.items()
+            if rows.conflict
+        ]
         edits = [self.edits[path] for path in sorted(self.edits)]
         return Plan(
             self.stores,
@@ -138,8 +155,7 @@ class _Comparison:
         """Merge attributes, rows and values of a node that both sides have."""
         choice = self.choices.of(path)
         # There, ours is who brings something in.
-        side: Side | None = {"ours": "theirs", "theirs": "ours"}.get(choice or "")  # type: ignore[assignment]
-        attributes, clashing = merge.merged_attributes(base, theirs, ours, side)
+        attributes, clashing = merged_attributes(base, theirs, ours, OTHER[choice] if choice else None)
         for key in clashing:
             we, they = (f"{held[key]!r}" if key in held else "not there" for held in map(attributes_of, (ours, theirs)))
             self.conflicts.append(Conflict(path, f"in attribute {key}", f"attribute {key}", (we, they), choice))
@@ -175,17 +191,8 @@ class _Comparison:
             both = set(filter(is_shared, both))
         outside = {at for at in ours.chunks.keys() | mine | others if beyond(at, shape, ours)}
         decided = [one.decided(axis, self.choices.of(one.path)) for axis, one in enumerate(rows)]
-        choice = self.choices.of(path)
-        chunk = chunk_shape(ours.metadata)
-        mix = Mix(
-            path,
-            tuple(shape),
-            chunk,
-            tuple(sorted(both - outside)),
-            sum(decided, ()),
-            choice,
-            is_new=is_new,
-        )
+        chunk, choice = chunk_shape(ours.metadata), self.choices.of(path)
+        mix = Mix(path, tuple(shape), chunk, tuple(sorted(both - outside)), sum(decided, ()), choice, is_new=is_new)
         found = examine(self.stores, mix)
         if found.written:
             self.mixes.append(replace(mix, chunks=found.written))
@@ -224,42 +231,35 @@ class _Comparison:
         assert theirs is not None
         at = base.metadata["shape"][axis] if base and base.is_array and axis < len(base.metadata["shape"]) else None
         lengths: Lengths = (at, ours.metadata["shape"][axis], theirs.metadata["shape"][axis])
-        if name is None:
-            return self._judged(path, axis, lengths, None, {path: (axis, self._three(path))})
-        dimension = beside(path, name)
+        dimension, key_axis = (path, axis) if name is None else (beside(path, name), None)
         labels = self._three(dimension)
-        if base is None and labels[0] and len(labels[0].metadata.get("shape", ())) == 1:
+        if name and base is None and labels[0] and len(labels[0].metadata.get("shape", ())) == 1:
             lengths = (labels[0].metadata["shape"][0], *lengths[1:])
-        coordinate = labels if all(map(is_coordinate, labels, lengths)) else None
-        along = {
+        key = (dimension, key_axis, lengths)
+        if key not in self.rows:
+            coordinate = labels if name and all(map(is_coordinate, labels, lengths)) else None
+            along = {path: (axis, self._three(path))}
+            if name:
+                along = self._along(path, name, without=dimension if coordinate else "")
+            self.rows[key] = judge(self.stores, dimension, lengths, coordinate, along)
+        return self.rows[key]
+
+    def _along(self, path: str, name: str, *, without: str) -> dict[str, tuple[int, Three]]:
+        """Return the arrays beside one that have a dimension of some name: on which axis, and their nodes."""
+        return {
             one: (dimensions(node).index(name), self._three(one))
             for one in self.paths
             for node in self._three(one)
-            if merge.parent_of(one) == merge.parent_of(path) and node and name in dimensions(node)
-            if not (coordinate and one == dimension)
+            if parent_of(one) == parent_of(path) and one != without and node and name in dimensions(node)
         }
-        return self._judged(dimension, None, lengths, coordinate, along)
 
-    def _judged(
-        self,
-        path: str,
-        axis: int | None,
-        lengths: Lengths,
-        coordinate: Three | None,
-        along: Mapping[str, tuple[int, Three]],
-    ) -> Rows:
-        key = (path, axis, lengths)
-        if key not in self.rows:
-            self.rows[key] = judge(self.stores, path, lengths, coordinate, along)
-        return self.rows[key]
-
-    def _rows_conflict(self, rows: Rows) -> Conflict:
+    def _rows_conflict(self, rows: Rows, *, has_name: bool) -> Conflict:
         what = rows.conflict
         for side, name in self.names.items():
             what = what.replace(f"{{{side}}}", name)
         start, ours, theirs = rows.lengths
         sides = count(ours, "row"), count(theirs, "row")
-        first = start if rows.appended else None
+        first = start if rows.appended and has_name else None
         return Conflict(rows.path, what, "rows", sides, self.choices.of(rows.path), appended=first)
 
     def _fit_rows(self, path: str) -> None:
@@ -290,7 +290,7 @@ class _Comparison:
     def _strand(self, path: str, name: str | None, origin: Side, *, alone: bool) -> None:
         """Note that an array has rows of one side where those of the other were chosen."""
         _, ours, theirs = self._three(path)
-        side: Side = "ours" if origin == "theirs" else "theirs"
+        side = OTHER[origin]
         what = (
             f"in its rows along {name}, which are to come from {self.names[side]}: it comes from {self.names[origin]}"
         )
@@ -298,7 +298,7 @@ class _Comparison:
         sides = node_words(ours), node_words(theirs)
         self.conflicts.append(Conflict(path, what, "rows", sides, side if dropped else None))
         if dropped and origin == "theirs":
-            del self.edits[path]
+            self.edits.pop(path, None)
         elif dropped:
             self.edits[path] = Edit(path, None)
 
@@ -309,7 +309,7 @@ class _Comparison:
         edit = self.edits.get(path)
         if (edit.metadata is None) if edit else path not in self.ours:
             return
-        above = sorted(merge.groups_above(path))
+        above = sorted(groups_above(path))
         by_theirs = [group for group in above if group in self.edits and self.edits[group].metadata is None]
         by_ours = [
             group for group in above if group in self.base and group not in self.ours and group not in self.edits

@@ -181,7 +181,7 @@ def test_in_a_criss_cross_the_newest_common_version_is_taken_and_that_is_said(st
     on(store, "dev", "more", setting("SNR", 2, 3))
     on(store, "main", "more", setting("SNR", 3, 4))
     assert "1 other version in common as near" in str(store.plan_merge("dev"))
-    store.merge("dev")
+    assert "1 other version in common as near" in str(store.merge("dev"))
     assert store.version.metadata[MERGED]["base"] == store.resolve("dev-1")
     assert values(store)[:4].tolist() == [[1] * 3, [2] * 3, [3] * 3, [4] * 3]
 
@@ -586,6 +586,13 @@ def test_labels_and_rows_that_came_in_several_commits_come_in_one_merge(store):
     assert values(store).shape == (24, 3)
 
 
+def test_that_an_array_gets_fill_values_is_said_before_and_after(store):
+    on(store, "main", "ours", appended(1, "1h"))
+    on(store, "dev", "theirs", made("flag", 1))
+    for shown in (store.plan_merge("dev"), store.merge("dev")):
+        assert "flag gets fill values in 12 rows of epoch" in str(shown)
+
+
 def test_a_moved_array_is_one_removed_and_one_added(store):
     def move(branch: str) -> None:
         session = store.repo.rearrange_session(branch)
@@ -771,6 +778,8 @@ def test_a_dry_run_says_what_each_choice_would_leave(store):
         ("3 values", ("1.5, …", "2.5, …"), "theirs"),
     ]
     assert "--theirs: dev" in str(outlook)
+    on(store, "main", "gone", removed("SNR"))
+    assert ("not there", "12 × 3 float32") in [conflict.sides for conflict in store.plan_merge("dev").conflicts]
 
 
 def test_chunks_of_one_side_are_moved_as_they_are_and_only_shared_ones_are_encoded(monkeypatch):
