@@ -16,7 +16,7 @@ import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from icemagic import IcechunkStore, coordinates, following
+from icemagic import IcechunkStore, following, selecting
 from icemagic.errors import SelectionError
 from icemagic.following import follow
 from icemagic.timeline import Timeline
@@ -264,7 +264,7 @@ def test_labels_in_any_order_are_found_where_they_are_when_all_of_them_are_read(
         at = session.commit(f"{number}", allow_empty=True)
         store = repo.readonly_session(snapshot_id=at).store
         try:
-            (side,) = coordinates.region_of(store, "v", selection)
+            (side,) = selecting.region_of(store, "v", selection)
         except SelectionError:
             value = None
         else:
