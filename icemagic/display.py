@@ -302,6 +302,8 @@ def _clean(cell: str) -> str:
 
 def printable(text: str) -> str:
     """Make visible what could steer a terminal or turn the direction of writing: a commit message may hold anything."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
 
 

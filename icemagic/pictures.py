@@ -208,7 +208,8 @@ def _cells(view: _View, levels: Numbers, names: list[Name]) -> str:
     """Return the whole picture of a grid: cells, frame, axes and legend."""
     place = _place(view)
     runs = _runs(levels)
-    looks = [(number, f'stroke="{_colour(number, len(names))}"', name[1]) for number, name in enumerate(names)]
+    colours = _colours(len(names))
+    looks = [(number, f'stroke="{colours[number]}"', name[1]) for number, name in enumerate(names)]
     looks += [(EMPTY - STORED, 'stroke="currentColor" stroke-width=".14"', _MEANING[EMPTY])]
     cells = [
         f'<path {look} d="{runs[level]}">{svg.title(words)}</path>' for level, look, words in looks if level in runs
@@ -263,9 +264,8 @@ def _axis_words(view: _View, place: _Place) -> tuple[list[str], float]:
 def _legend(view: _View, names: list[Name], place: _Place) -> tuple[list[str], float, float]:
     """Return swatches with words, where they end below, and how far they reach to the right."""
     chosen = np.unique(np.linspace(0, len(names) - 1, min(_SWATCHES, len(names))).round().astype(int)).tolist()
-    entries = [
-        (f'fill="{_colour(number, len(names))}"', svg.cut(names[number][0], _LEGEND), False) for number in chosen
-    ]
+    colours = _colours(len(names))
+    entries = [(f'fill="{colours[number]}"', svg.cut(names[number][0], _LEGEND), False) for number in chosen]
     entries += [(_FAINT, words, state == EMPTY) for state, words in _found(view)]
     drawn, x, y, reach = [], float(place.left), place.high + svg.LINE + 6, 0.0
     for look, words, struck in entries:
@@ -290,7 +290,9 @@ def _runs(levels: Numbers) -> dict[int, str]:
     return {level: "".join(pieces) for level, pieces in paths.items()}
 
 
-def _colour(number: int, of: int) -> str:
-    """Return one of `of` colours, from dark to bright."""
-    at = number / (of - 1) * (len(_RAMP) - 1) if of > 1 else len(_RAMP) // 2
-    return "#" + "".join(f"{round(np.interp(at, range(len(_RAMP)), part)):02x}" for part in _RAMP.T)
+def _colours(of: int) -> list[str]:
+    """Return so many colours, from dark to bright."""
+    last = len(_RAMP) - 1
+    at = np.linspace(0, last, of) if of > 1 else np.full(of, last / 2)
+    parts = [np.interp(at, range(len(_RAMP)), part).round().astype(int) for part in _RAMP.T]
+    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in zip(*parts, strict=True)]

@@ -153,7 +153,7 @@ def test_colours_run_from_dark_to_bright_and_none_is_taken_for_the_background():
         )
 
     for number in (2, 3, 9, 30):
-        shades = [brightness(pictures._colour(at, number)) for at in range(number)]
+        shades = [brightness(colour) for colour in pictures._colours(number)]
         assert shades == sorted(shades)
         assert shades[0] > 30
         assert shades[-1] < 215
