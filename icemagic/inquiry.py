@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from icemagic import comparison, history, selecting
+from icemagic import history, selecting
 from icemagic.diff import Question
 from icemagic.records import Exhibit, Log, Version
 from icemagic.show import show
@@ -129,6 +129,8 @@ class Inquiry(Standpoint):
         UnknownVersionError, SelectionError
             When a side, the array or the region is not there.
         """
+        from icemagic import comparison
+
         tolerance = Tolerance(atol, rtol, memory) if values or atol or rtol else None
         return comparison.compare(self, a, b, Question(array, selection or {}, tolerance, self._tick))
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from icemagic import diff, history, merging, operations, refs, standing
+from icemagic import diff, history, operations, refs, standing
 from icemagic.display import count
 from icemagic.errors import ConflictError, GuardError, SelectionError, TransactionError
-from icemagic.mergeplan import Choices
 from icemagic.records import Committed, Note, Version
 from icemagic.transaction import Terms
 from icemagic.workbench import Workbench
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what merges is loaded by who asks for it
     from icemagic.merge import Side
+    from icemagic.mergeplan import Choices
     from icemagic.merging import Bringing, Merged, Outlook
 
 
@@ -54,6 +54,8 @@ class Junction(Workbench):
         SelectionError
             When `arrays` names what is not there.
         """
+        from icemagic import merging
+
         branch, theirs, choices = self._movable("merge"), self.resolve(ref), _choices(choice, arrays)
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
@@ -70,6 +72,8 @@ class Junction(Workbench):
         self, ref: str | Version, *, choice: Side | None = None, arrays: Mapping[str, Side] | None = None
     ) -> Outlook | Note:
         """Return what :meth:`merge` would change, and what is in conflict; nothing is written."""
+        from icemagic import merging
+
         branch, theirs, choices = self._movable("merge"), self.resolve(ref), _choices(choice, arrays)
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
@@ -94,6 +98,8 @@ class Junction(Workbench):
         UnknownVersionError
             When the version before it expired.
         """
+        from icemagic import merging
+
         branch, picked, choices = self._movable("cherry-pick"), self.resolve(ref), _choices(choice, arrays)
         return self._bring(
             lambda tip: merging.of_change(self.repo, branch, tip, picked, of=ref, choices=choices), message
@@ -103,6 +109,8 @@ class Junction(Workbench):
         self, ref: str | Version, *, choice: Side | None = None, arrays: Mapping[str, Side] | None = None
     ) -> Outlook | Note:
         """Return what :meth:`cherry_pick` would change, and what is in conflict; nothing is written."""
+        from icemagic import merging
+
         branch, picked, choices = self._movable("cherry-pick"), self.resolve(ref), _choices(choice, arrays)
         ours = refs.tip(self.repo, branch)
         return self._outlook(merging.of_change(self.repo, branch, ours, picked, of=ref, choices=choices))
@@ -122,6 +130,8 @@ class Junction(Workbench):
         return self._promoted(ref, self._outlook_forward)
 
     def _promoted[T](self, ref: str | Version, move: Callable[[str, str | Version, tuple[str, str]], T]) -> T | Note:
+        from icemagic import merging
+
         branch, theirs = self._movable("promotion"), self.resolve(ref)
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
@@ -160,12 +170,16 @@ class Junction(Workbench):
         )
 
     def _forward(self, branch: str, ref: str | Version, way: tuple[str, str], *, kind: str) -> operations.Moved:
+        from icemagic import merging
+
         ours, theirs = way
         new = history.steps(self.repo, ours, theirs)
         what = f"{kind}: {count(new, 'version')} of {merging.named(ref, theirs)} came to {branch}"
         return self._moved(operations.forward(self.repo, branch, theirs, expected=ours, what=what))
 
     def _outlook_forward(self, branch: str, ref: str | Version, way: tuple[str, str]) -> Outlook:
+        from icemagic import merging
+
         new, names = history.steps(self.repo, *way), (branch, merging.named(ref, way[1]))
         title = f"dry run: {branch} would move forward to {merging.named(ref, way[1])}, nothing was moved"
         changes = diff.between(self.repo, *way, names=names)
@@ -186,6 +200,8 @@ class Junction(Workbench):
 
 
 def _choices(everything: Side | None, arrays: Mapping[str, Side] | None) -> Choices:
+    from icemagic.mergeplan import Choices
+
     given = {f"/{path.strip('/')}": side for path, side in (arrays or {}).items()}
     if wrong := {everything, *given.values()} - {None, "ours", "theirs"}:
         raise SelectionError(f"{min(map(str, wrong))!r} is no side.", 'A side is "ours" or "theirs".')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import icechunk
 
-from icemagic import history, provenance, rescue, restore
+from icemagic import history, provenance, rescue
 from icemagic.errors import IcemagicError, TransactionError
 from icemagic.inquiry import Inquiry
 from icemagic.records import Committed, Note, Version, short
@@ -261,6 +261,8 @@ class Workbench(Inquiry):
         ConflictError
             When the same was changed since; the stash stays.
         """
+        from icemagic import restore
+
         version = rescue.stash(self.repo, stash)
         assert version.parent is not None
         self.begin()
@@ -284,6 +286,8 @@ class Workbench(Inquiry):
         ConflictError
             When later versions changed the same.
         """
+        from icemagic import restore
+
         at = self.resolve(ref)
         message = f"Revert {history.title(self.repo, at)}"
         return self._commit_work(message, lambda txn: restore.revert(self.repo, txn.plain, at))
@@ -307,6 +311,8 @@ class Workbench(Inquiry):
         NothingToCommitError
             When it is like that already.
         """
+        from icemagic import restore
+
         at = self.resolve(ref)
         part = ", ".join(f"{dim} {first}/{last}" for dim, (first, last) in (selection or {}).items())
         what = " ".join(filter(None, (array or "everything", f"({part})" if part else "")))
