@@ -21,7 +21,7 @@ from icemagic import coordinates, history, provenance, selecting
 from icemagic.attribution import Blame, Dimension, Numbers, Why
 from icemagic.coordinates import Box
 from icemagic.errors import SelectionError
-from icemagic.nodes import Chunks, chunk_shape, find_array, read_nodes
+from icemagic.nodes import Chunks, chunk_shape, dimension_names, find_array, read_nodes
 from icemagic.records import Version
 from icemagic.touches import Touch, touches
 
@@ -65,12 +65,12 @@ def blame(repo: icechunk.Repository, snapshot_id: str, path: str, selection: Sel
     node_id = session.get_node_id(wanted)
     line = _line(repo, snapshot_id, node_id)
     found = _tally(line, node_id, grid, node.chunks)
-    names = node.metadata.get("dimension_names") or (None,) * len(shape)
     return Blame(
         path=wanted.lstrip("/"),
         at=line[-1][0],
         dimensions=tuple(
-            _labelled(session.store, wanted, Dimension(*side)) for side in zip(names, shape, chunk, grid, strict=True)
+            _labelled(session.store, wanted, Dimension(*side))
+            for side in zip(dimension_names(node.metadata), shape, chunk, grid, strict=True)
         ),
         total=prod(-(-length // size) for length, size in zip(shape, chunk, strict=True)),
         versions=found.versions,

@@ -20,7 +20,7 @@ from icemagic.arraydiff import Pair, State
 from icemagic.coordinates import Labels
 from icemagic.differences import ArrayDiff, Change, Diff
 from icemagic.errors import SelectionError, did_you_mean
-from icemagic.nodes import node_paths, read_metadata, read_nodes
+from icemagic.nodes import dimension_names, node_paths, read_metadata, read_nodes
 from icemagic.selecting import region_of
 from icemagic.storage import same_place
 
@@ -221,12 +221,10 @@ def _pairs(before: Mapping[str, Node], after: Mapping[str, Node], moves: Mapping
 def _selected(pairs: list[Pair], b: Side, question: Question) -> list[Pair]:
     """Return the arrays that have the dimensions of the selection, with the region that it means in them."""
     wanted = set(question.selection)
-    fitting = [
-        pair for pair in pairs if pair.last.is_array and wanted <= set(pair.last.metadata["dimension_names"] or ())
-    ]
+    fitting = [pair for pair in pairs if pair.last.is_array and wanted <= set(dimension_names(pair.last.metadata))]
     if not fitting:
         nodes = sync(read_nodes(b.store, node_paths(b.store))).values()
-        known = {name for node in nodes if node.is_array for name in node.metadata.get("dimension_names") or () if name}
+        known = {name for node in nodes for name in dimension_names(node.metadata) if name}
         if unknown := wanted - known:
             hint = did_you_mean(min(unknown), known) or "None has a dimension with a name."
             raise SelectionError(f"No array has a dimension {min(unknown)!r}.", hint)

@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 from icemagic import coordinates, history, selecting
 from icemagic.coordinates import Box
 from icemagic.errors import SelectionError
-from icemagic.nodes import chunk_shape, find_array, read_metadata
+from icemagic.nodes import chunk_shape, dimension_names, find_array, read_metadata
 from icemagic.records import Version
 from icemagic.timeline import Reading, Timeline, Value
 from icemagic.touches import Touch, touches
@@ -150,13 +150,13 @@ class _Reader:
 
     def _find(self, store: icechunk.IcechunkStore, past: _Past, metadata: Mapping[str, Any]) -> Box | None:
         """Return the region, or None where its labels are not there."""
-        names = metadata.get("dimension_names") or [None] * len(metadata.get("shape", ()))
+        names = dimension_names(metadata)
         if metadata.get("node_type") != "array" or not self._places.keys() <= set(names):
             self._forget_places()
             return None
         sides = []
         for name, length in zip(names, metadata["shape"], strict=True):
-            place = self._places.get(name)
+            place = self._places.get(name) if name else None
             sides.append(place.find(store, past, length) if place else range(length))
         return (
             tuple(sides) if all(side for name, side in zip(names, sides, strict=True) if name in self._places) else None

@@ -118,12 +118,6 @@ def _wrote(side: Node, base: Node) -> bool:
     return side.metadata["shape"] != base.metadata["shape"] or bool(differing_chunks(side, base))
 
 
-def dimensions(node: Node) -> list[str | None]:
-    """Return the name of each dimension of an array."""
-    shape = node.metadata.get("shape", ())
-    return list(node.metadata.get("dimension_names") or [None] * len(shape))
-
-
 def is_coordinate(node: Node | None, length: int | None) -> bool:
     """Whether a node is a coordinate of some length, or neither is there."""
     if node is None or length is None:

@@ -48,6 +48,11 @@ def chunk_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(metadata["chunk_grid"]["configuration"].get("chunk_shape", ()))
 
 
+def dimension_names(metadata: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Return the name of each dimension of an array, None where it has none; nothing for a group."""
+    return tuple(metadata.get("dimension_names") or (None,) * len(metadata.get("shape", ())))
+
+
 def total_chunks(metadata: Mapping[str, Any], chunks: Chunks) -> int:
     """Return how many chunks an array has, written or not; for an irregular grid only those written are known."""
     if metadata["chunk_grid"]["name"] != "regular":

@@ -41,8 +41,8 @@ from icemagic.merge import (
     parent_of,
     take,
 )
-from icemagic.mergeplan import Choices, Conflict, Plan, beside, dimensions, incomparable, is_coordinate, node_words
-from icemagic.nodes import Node, chunk_shape, read_nodes
+from icemagic.mergeplan import Choices, Conflict, Plan, beside, incomparable, is_coordinate, node_words
+from icemagic.nodes import Node, chunk_shape, dimension_names, read_nodes
 from icemagic.rowmerge import Lengths, Rows, Three, judge
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class _Comparison:
         _, ours, theirs = self._three(path)
         if ours is None or theirs is None or not (ours.is_array and theirs.is_array):
             return []
-        both = zip(dimensions(ours), dimensions(theirs), strict=False)
+        both = zip(dimension_names(ours.metadata), dimension_names(theirs.metadata), strict=False)
         if len(ours.metadata["shape"]) != len(theirs.metadata["shape"]):
             return []
         return [self._rows_along(path, axis, one if one == other else None) for axis, (one, other) in enumerate(both)]
@@ -247,10 +247,10 @@ class _Comparison:
     def _along(self, path: str, name: str, *, without: str) -> dict[str, tuple[int, Three]]:
         """Return the arrays beside one that have a dimension of some name: on which axis, and their nodes."""
         return {
-            one: (dimensions(node).index(name), self._three(one))
+            one: (dimension_names(node.metadata).index(name), self._three(one))
             for one in self.paths
             for node in self._three(one)
-            if parent_of(one) == parent_of(path) and one != without and node and name in dimensions(node)
+            if parent_of(one) == parent_of(path) and one != without and node and name in dimension_names(node.metadata)
         }
 
     def _rows_conflict(self, rows: Rows, *, has_name: bool) -> Conflict:
@@ -271,7 +271,7 @@ class _Comparison:
         if path in self.put_together or ours == theirs or node is None or not node.is_array:
             return
         shape = list(node.metadata["shape"])
-        for axis, name in enumerate(dimensions(node)):
+        for axis, name in enumerate(dimension_names(node.metadata)):
             for rows in self._rows_named(path, name):
                 side = self.choices.of(rows.path)
                 if rows.conflict and side not in (None, origin):

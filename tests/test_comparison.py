@@ -422,6 +422,17 @@ def test_a_region_in_coordinates_alone_can_be_compared(store: IcechunkStore):
             store.diff("HEAD~1", operand, selection={"sid": ("X01", "X01")})
 
 
+def test_arrays_without_names_of_dimensions_are_no_part_of_a_region():
+    store = new_store()
+    for value in (1, 2):
+        with store.transaction("step"):
+            for name, dims in (("named", ["y"]), ("nameless", None)):
+                zarr.create_array(
+                    store, name=name, shape=4, chunks=2, dtype="i4", dimension_names=dims, overwrite=True
+                )[...] = value
+    assert [one.path for one in store.diff(selection={"y": ("0", "1")}).arrays] == ["named"]
+
+
 def test_places_are_said_by_position_where_there_is_no_coordinate_of_one_dimension():
     store = new_store()
     with store.transaction("first"):
