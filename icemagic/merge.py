@@ -220,8 +220,9 @@ def _shape(
     a, b, c = (list(node.metadata["shape"]) for node in (base, ours, theirs))
     if a not in (b, c):
         return c, True
-    shape, written = (c, mine & ours.chunks.keys()) if b == a else (b, others & theirs.chunks.keys())
-    return shape, b != c and any(beyond(at, shape, base) for at in written)
+    # A chunk that is gone counts, too: rows that were cut off and made anew hold fill values, which are values.
+    shape, changed = (c, mine) if b == a else (b, others)
+    return shape, b != c and any(beyond(at, shape, base) for at in changed)
 
 
 def _is_resized(at: tuple[int, ...], *sides: Node) -> bool:
