@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icemagic import decoding, structure
+from icemagic import decoding, merge, structure
 from icemagic.coordinates import Box, Labels, boxes, positions
 from icemagic.differences import ArrayDiff, Place
 from icemagic.nodes import Node, chunk_shape, total_chunks
@@ -141,8 +141,8 @@ def places(pair: Pair, chunks: Chunks, before: State, after: State) -> dict[str,
     """Say where the chunks that differ are, by the names in the record of an array."""
     if pair.old is None or pair.new is None or not chunk_shape(pair.new.metadata):
         return {}
-    piece, shape = chunk_shape(pair.new.metadata), pair.new.metadata["shape"]
-    beyond = {at for at in chunks.removed if not _within(at, piece, shape)}
+    piece = chunk_shape(pair.new.metadata)
+    beyond = {at for at in chunks.removed if merge.beyond(at, pair.new.metadata["shape"], pair.new)}
     found = [
         (what, state, path, positions(box, piece, node.metadata["shape"]))
         for what, state, path, node, some in (
@@ -160,11 +160,6 @@ def places(pair: Pair, chunks: Chunks, before: State, after: State) -> dict[str,
         ),
         "more_boxes": len(found[MOST_PLACES:]),
     }
-
-
-def _within(at: Chunk, piece: tuple[int, ...], shape: list[int]) -> bool:
-    """Whether a chunk holds positions within a shape."""
-    return all(one * size < length for one, size, length in zip(at, piece, shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -218,7 +213,7 @@ def values(todo: Work, before: State, after: State, tolerance: Tolerance, tick: 
     """Compare the values of an array, by the names in the record of an array; `tick` is told what each block held."""
     import zarr
 
-    pair, tally, dimensions = todo.pair, Tally(tolerance), len(todo.within)
+    pair, tally = todo.pair, Tally(tolerance)
     sides = [
         zarr.open_array(state.store, path=path or "/", mode="r")
         for state, path in ((before, pair.old_path), (after, pair.new_path))
@@ -230,14 +225,10 @@ def values(todo: Work, before: State, after: State, tolerance: Tolerance, tick: 
                 tally.add(one, other, [side.start for side in block] or [0])
                 tick(one.size)
     labels, path = after.labels, pair.new_path or "/"
-    places = [box[:dimensions] for box in tally.places()]
     return {
         "total_values": prod(map(len, todo.within)),
         "units": None if tally.is_of_times else pair.last.metadata.get("attributes", {}).get("units"),
-        **tally.numbers(),
-        "boxes": tuple(Place(labels.words(path, box), box) for box in places[:MOST_PLACES]),
-        "more_boxes": len(places[MOST_PLACES:]) + tally.more_places,
-        "max_at": None if tally.max_at is None else labels.point(path, tally.max_at[:dimensions]),
+        **tally.fields(len(todo.within), lambda box: Place(labels.words(path, box), box), partial(labels.point, path)),
     }
 
 

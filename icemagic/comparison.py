@@ -46,7 +46,7 @@ def compare(store: Standpoint, a: Operand | None, b: Operand | None, question: Q
 
 def is_array(store: Standpoint, word: str) -> bool:
     """Whether a word is the path of an array or group of what the store holds now, and no version."""
-    return not _is_ref(store, word) and sync(read_metadata(_now(store), word.strip("/"))) is not None
+    return sync(read_metadata(_now(store), word.strip("/"))) is not None and not _is_ref(store, word)
 
 
 def named(store: Standpoint, word: str, variables: Mapping[str, object]) -> Operand:
@@ -78,7 +78,12 @@ def _is_ref(store: Standpoint, word: str) -> bool:
 
 
 def _now(store: Standpoint) -> icechunk.IcechunkStore:
-    return (store.working[1] if store.working else diff.Side("", store.repo, store.session)).store
+    return _state_of(store).store
+
+
+def _state_of(store: Standpoint) -> diff.Side:
+    """Return what a store holds now: its uncommitted changes, or the version that it stands on."""
+    return store.working[1] if store.working else diff.Side(short_url(store.url), store.repo, store.session)
 
 
 def _filled_in(store: Standpoint, a: Operand | None, b: Operand | None) -> tuple[Operand, Operand | None]:
@@ -111,9 +116,7 @@ def _of_version(store: Standpoint, ref: Operand, question: Question) -> Diff:
 def _side(store: Standpoint, operand: Operand) -> Side:
     """Return what one thing means as a side of a comparison."""
     if isinstance(operand, Standpoint):
-        return (
-            operand.working[1] if operand.working else diff.Side(short_url(operand.url), operand.repo, operand.session)
-        )
+        return _state_of(operand)
     if isinstance(operand, str) and operand in ("HEAD", WORKING) and store.working:
         return store.working[operand == WORKING]
     if isinstance(operand, str) and operand == WORKING:

@@ -1,4 +1,4 @@
-"""Says regions of an array in coordinates, and finds the region that coordinates mean.
+"""Says regions of an array in coordinates.
 
 A dimension's coordinate is the one-dimensional array of its name in the same group (CF conventions, 1.3); where there
 is none, positions are said instead.
@@ -101,25 +101,27 @@ class Labels:
         """
         array = self._opened(path)
         names = array.metadata.dimension_names or (None,) * array.ndim  # type: ignore[union-attr]  # format 3 has them
-        return say(names, array.shape, region, lambda name, length: self._coordinate(path, name, length))
+        return say(names, array.shape, region, lambda name, length: self._label_at(path, name, length))
 
     def point(self, path: str, at: Sequence[int]) -> dict[str, Any]:
         """Return the labels of one value by dimension; its position where a dimension has no coordinate."""
         array = self._opened(path)
         found: dict[str, Any] = {}
         for name, length, position in zip(decoding.dimensions(array), array.shape, at, strict=True):
-            label_at = self._coordinate(path, name, length)
+            label_at = self._label_at(path, name, length)
             value = label_at(position) if label_at else position
             found[name] = value.item() if isinstance(value, np.number | np.str_ | np.bool_) else value
         return found
 
-    def _coordinate(self, path: str, name: str, length: int) -> LabelAt | None:
+    def coordinate(self, path: str, name: str, length: int) -> zarr.Array[Any] | None:
+        """Return the coordinate of a dimension of an array, None where there is no such one."""
+        array = self._array(beside(path, name))
+        return None if array is None or array.ndim != 1 or array.shape[0] != length else array
+
+    def _label_at(self, path: str, name: str, length: int) -> LabelAt | None:
         """Return what gives the labels of a dimension, None where there is no such coordinate."""
-        where = beside(path, name)
-        array = self._array(where)
-        if array is None or array.ndim != 1 or array.shape[0] != length:
-            return None
-        return lambda position: self._label(where, array, position)
+        array = self.coordinate(path, name, length)
+        return None if array is None else lambda position: self._label(beside(path, name), array, position)
 
     def _opened(self, path: str) -> zarr.Array[Any]:
         array = self._array(path.strip("/"))
@@ -182,15 +184,10 @@ def labels(
 
     Each chunk of the coordinate that holds one of them is read, once.
     """
-    import zarr
-
     if name is None or not len(at) or max(at) >= length:
         return None
-    try:
-        coordinate = zarr.open_array(store, path=beside(path, name), mode="r")
-    except FileNotFoundError:
-        return None
-    if coordinate.ndim != 1 or coordinate.shape[0] != length:
+    coordinate = Labels(store).coordinate(path, name, length)
+    if coordinate is None:
         return None
     return decoding.decode(coordinate.oindex[np.asarray(at)], dict(coordinate.attrs), dims=(name,))
 

@@ -18,7 +18,7 @@ from icemagic.coordinates import Box, LabelAt, say
 from icemagic.differences import ArrayDiff, Change, Diff, Place
 from icemagic.errors import MissingExtraError, SelectionError, did_you_mean
 from icemagic.selecting import region
-from icemagic.values import MOST_PLACES, Tally, Tolerance, blocks
+from icemagic.values import Tally, Tolerance, blocks
 
 if TYPE_CHECKING:
     import os
@@ -82,10 +82,7 @@ def from_file(path: str | os.PathLike[str]) -> xr.Dataset:
         dataset: xr.Dataset = xr.open_dataset(path, chunks=None, cache=False)
     except FileNotFoundError:
         raise SelectionError(f"There is no file {str(path)!r}.", "Give its path from the working directory.") from None
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # what xarray raises when no backend takes a file, and the backends themselves
+    except (ValueError, OSError) as error:  # no backend takes the file, or one fails on it
         if not xr.backends.list_engines().keys() & {"netcdf4", "h5netcdf"}:
             raise MissingExtraError("No package is installed that reads netCDF.", "pip install netCDF4") from None
         reason = str(error).partition("\n")[0]
@@ -200,8 +197,10 @@ def _definition(variable: xr.Variable) -> dict[str, Any]:
 
 def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes as JSON has them: netCDF gives NumPy's numbers."""
-    return {str(key): value.tolist() if isinstance(value, np.generic | np.ndarray) else value for key, value in
-            attributes.items()}  # fmt: skip
+    return {
+        str(key): value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for key, value in attributes.items()
+    }
 
 
 def _names(one: xr.Dataset, other: xr.Dataset, array: str | None, selection: Selection) -> list[str]:
@@ -214,8 +213,10 @@ def _names(one: xr.Dataset, other: xr.Dataset, array: str | None, selection: Sel
             f"There is no dimension {min(unknown)!r}.", did_you_mean(min(unknown), map(str, other.sizes))
         )
     chosen = [name for name in names if array in (None, name)]
-    return [name for name in chosen if not selection or (name in other.variables and
-            selection.keys() <= set(map(str, other.variables[name].dims)))]  # fmt: skip
+    if not selection:
+        return chosen
+    second = {str(name): set(map(str, variable.dims)) for name, variable in other.variables.items()}
+    return [name for name in chosen if name in second and selection.keys() <= second[name]]
 
 
 def _shared(pair: _Pair, other: xr.Dataset, rows: Mapping[str, _Rows], selection: Selection) -> list[_Rows] | None:
@@ -267,30 +268,24 @@ def _record(pair: _Pair, shared: list[_Rows] | None, tally: Tally | None, other:
     if tally is None or shared is None:
         return [array]
     names = tuple(map(str, pair.new.dims))
-    places = [_in_second(box, shared) for box in tally.places()]
-    point = _in_second(tuple(range(at, at + 1) for at in tally.max_at), shared) if tally.max_at else ()
-    return [
-        replace(
-            array,
-            **tally.numbers(),
-            total_values=_size(shared),
-            units=pair.new.attrs.get("units"),
-            boxes=tuple(
-                Place(say(names, pair.new.shape, box, _coordinates(other)), box) for box in places[:MOST_PLACES]
-            ),
-            more_boxes=len(places[MOST_PLACES:]) + tally.more_places,
-            max_at={name: _label(other, name, side.start) for name, side in zip(names, point, strict=True)}
-            if tally.max_at
-            else None,
-        )
-    ]
+    shape = pair.new.shape
+
+    def place(box: Box) -> Place:
+        region = _in_second(box, shared)
+        return Place(say(names, shape, region, _coordinates(other)), region)
+
+    def point(at: tuple[int, ...]) -> dict[str, Any]:
+        region = _in_second(tuple(range(one, one + 1) for one in at), shared)
+        return {name: _label(other, name, side.start) for name, side in zip(names, region, strict=True)}
+
+    units = pair.new.attrs.get("units")
+    return [replace(array, total_values=_size(shared), units=units, **tally.fields(len(names), place, point))]
 
 
 def _in_second(box: Box, shared: list[_Rows]) -> Box:
     """Return where shared rows lie in the second dataset, with what lies between them."""
     return tuple(
-        range(int(row.new[side.start]), int(row.new[side.stop - 1]) + 1)
-        for row, side in zip(shared, box[: len(shared)], strict=True)
+        range(int(row.new[side.start]), int(row.new[side.stop - 1]) + 1) for row, side in zip(shared, box, strict=True)
     )
 
 

@@ -20,7 +20,7 @@ from icemagic.arraydiff import Pair, State
 from icemagic.coordinates import Labels
 from icemagic.differences import ArrayDiff, Change, Diff
 from icemagic.errors import SelectionError, did_you_mean
-from icemagic.nodes import dimension_names, node_paths, read_metadata, read_nodes
+from icemagic.nodes import dimension_names, is_within, node_paths, read_metadata, read_nodes
 from icemagic.selecting import region_of
 from icemagic.storage import same_place
 
@@ -105,7 +105,7 @@ def compare(a: Side, b: Side, question: Question | None = None) -> Diff:
     paths = _paths(a, b)
     if question.array is not None:
         _refuse_unknown(question.array, (a, b))
-        paths = {path for path in paths if _is_within(path, question.array)}
+        paths = {path for path in paths if is_within(path, question.array)}
     before, after = (sync(read_nodes(side.store, paths)) for side in (a, b))
     pairs = _pairs(before, after, _moves(a, b, before, after))
     if question.selection:
@@ -179,11 +179,6 @@ def paths_of(diff: icechunk.Diff) -> set[str]:
         diff.updated_arrays,
         diff.updated_chunks,
     )
-
-
-def _is_within(path: str, wanted: str) -> bool:
-    inside = wanted.strip("/")
-    return not inside or path.strip("/") == inside or path.strip("/").startswith(f"{inside}/")
 
 
 def _refuse_unknown(wanted: str, sides: tuple[Side, Side]) -> None:

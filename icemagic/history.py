@@ -224,6 +224,14 @@ def is_full_id(text: str) -> bool:
     return len(text) == _FULL_ID and _ID.fullmatch(text) is not None
 
 
+def is_there(repo: icechunk.Repository, snapshot_id: str) -> bool:
+    """Whether a version that a commit names is still there: icechunk does not know that one needs it."""
+    try:
+        return is_full_id(snapshot_id) and bool(by_full_id(repo, snapshot_id))
+    except UnknownVersionError:
+        return False
+
+
 def _tip(repo: icechunk.Repository, branch: str) -> str:
     from icechunk import RefNotFoundError
 

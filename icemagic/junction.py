@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from icemagic import diff, history, operations, refs, standing
 from icemagic.display import count
@@ -56,17 +56,15 @@ class Junction(Workbench):
         """
         from icemagic import merging
 
-        branch, theirs, choices = self._movable("merge"), self.resolve(ref), _choices(choice, arrays)
-        ours = refs.tip(self.repo, branch)
-        match merging.way(self.repo, ours, theirs):
-            case "there":
-                return Note(merging.up_to_date(branch, ref, theirs))
-            case "forward":
-                return self._forward(branch, ref, (ours, theirs), kind="fast-forward")
-        return self._bring(
-            lambda tip: merging.of_version(self.repo, branch, tip, theirs, of=ref, choices=choices),
-            message,
-        )
+        choices = _choices(choice, arrays)
+
+        def apart(branch: str, ref: str | Version, way: tuple[str, str]) -> Merged | Note:
+            def make(tip: str) -> Bringing:
+                return merging.of_version(self.repo, branch, tip, way[1], of=ref, choices=choices)
+
+            return self._bring(make, message)
+
+        return self._by_way("merge", ref, partial(self._forward, kind="fast-forward"), apart)
 
     def plan_merge(
         self, ref: str | Version, *, choice: Side | None = None, arrays: Mapping[str, Side] | None = None
@@ -74,14 +72,12 @@ class Junction(Workbench):
         """Return what :meth:`merge` would change, and what is in conflict; nothing is written."""
         from icemagic import merging
 
-        branch, theirs, choices = self._movable("merge"), self.resolve(ref), _choices(choice, arrays)
-        ours = refs.tip(self.repo, branch)
-        match merging.way(self.repo, ours, theirs):
-            case "there":
-                return Note(merging.up_to_date(branch, ref, theirs))
-            case "forward":
-                return self._outlook_forward(branch, ref, (ours, theirs))
-        return self._outlook(merging.of_version(self.repo, branch, ours, theirs, of=ref, choices=choices))
+        choices = _choices(choice, arrays)
+
+        def apart(branch: str, ref: str | Version, way: tuple[str, str]) -> Outlook | Note:
+            return self._outlook(merging.of_version(self.repo, branch, *way, of=ref, choices=choices))
+
+        return self._by_way("merge", ref, self._outlook_forward, apart)
 
     def cherry_pick(
         self,
@@ -123,25 +119,40 @@ class Junction(Workbench):
         ConflictError
             When the branch holds versions that the other does not, or somebody moved it meanwhile.
         """
-        return self._promoted(ref, partial(self._forward, kind="promotion"))
+        return self._by_way("promotion", ref, partial(self._forward, kind="promotion"), self._refuse_apart)
 
     def plan_promote(self, ref: str | Version) -> Outlook | Note:
         """Return what :meth:`promote` would change; nothing is moved."""
-        return self._promoted(ref, self._outlook_forward)
+        return self._by_way("promotion", ref, self._outlook_forward, self._refuse_apart)
 
-    def _promoted[T](self, ref: str | Version, move: Callable[[str, str | Version, tuple[str, str]], T]) -> T | Note:
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _by_way[A, B](
+        self,
+        what: str,
+        ref: str | Version,
+        forward: Callable[[str, str | Version, tuple[str, str]], A],
+        apart: Callable[[str, str | Version, tuple[str, str]], B],
+    ) -> A | B | Note:
+        """Do one thing where a version was made on top of the branch, another where each has versions of its own.
+
+        Both are given the branch, what was typed, and the way from the branch's newest version to the other.
+        """
         from icemagic import merging
 
-        branch, theirs = self._movable("promotion"), self.resolve(ref)
+        branch, theirs = self._movable(what), self.resolve(ref)
         ours = refs.tip(self.repo, branch)
         match merging.way(self.repo, ours, theirs):
             case "there":
                 return Note(merging.up_to_date(branch, ref, theirs))
-            case "apart":
-                raise merging.not_ahead(self.repo, branch, (ours, theirs), of=ref)
-        return move(branch, ref, (ours, theirs))
+            case "forward":
+                return forward(branch, ref, (ours, theirs))
+        return apart(branch, ref, (ours, theirs))
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    def _refuse_apart(self, branch: str, ref: str | Version, way: tuple[str, str]) -> NoReturn:
+        from icemagic import merging
+
+        raise merging.not_ahead(self.repo, branch, way, of=ref)
 
     def _bring(self, make: Callable[[str], Bringing], message: str | None) -> Merged | Note:
         """Commit what comes in, planned on the version that the transaction stands on."""

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from icemagic import history
-from icemagic.errors import UnknownVersionError
 
 if TYPE_CHECKING:
     import icechunk
@@ -50,7 +49,7 @@ def ancestry(repo: icechunk.Repository, snapshot_id: str) -> Ancestry:
             if info.id in found.parents:
                 break
             merged = history.version_of(info).merged
-            if merged is not None and not _is_there(repo, merged):
+            if merged is not None and not history.is_there(repo, merged):
                 found.expired.add(merged)
                 merged = None
             starts += [merged] if merged else []
@@ -75,10 +74,3 @@ def base(repo: icechunk.Repository, ours: str, theirs: str) -> Base:
 def follows(repo: icechunk.Repository, snapshot_id: str, earlier: str) -> bool:
     """Whether a version was made on top of an earlier one, merges not counted."""
     return any(info.id == earlier for info in repo.ancestry(snapshot_id=snapshot_id))
-
-
-def _is_there(repo: icechunk.Repository, snapshot_id: str) -> bool:
-    try:
-        return history.is_full_id(snapshot_id) and bool(history.by_full_id(repo, snapshot_id))
-    except UnknownVersionError:
-        return False

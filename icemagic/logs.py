@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from icemagic import graph, history
-from icemagic.errors import SelectionError, UnknownVersionError
+from icemagic.errors import SelectionError
 from icemagic.records import Log, Version, utc
 from icemagic.touching import refuse_unknown, touching
 
@@ -174,17 +174,9 @@ def _reachable(repo: icechunk.Repository, tips: Iterable[str], *, merged: bool) 
             if info.id in found or info.parent_id is None:
                 break
             version = found[info.id] = history.version_of(info, names)
-            if merged and version.merged is not None and _is_there(repo, version.merged):
+            if merged and version.merged is not None and history.is_there(repo, version.merged):
                 tips.append(version.merged)
     return _sorted(found)
-
-
-def _is_there(repo: icechunk.Repository, snapshot_id: str) -> bool:
-    """Whether a version that was merged in is still there: icechunk does not know that another one needs it."""
-    try:
-        return history.is_full_id(snapshot_id) and bool(history.by_full_id(repo, snapshot_id))
-    except UnknownVersionError:
-        return False
 
 
 def _sorted(found: Mapping[str, Version]) -> list[Version]:

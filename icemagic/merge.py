@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icemagic.nodes import ENCODING, Node, chunk_key, chunk_shape, read_metadata, read_nodes, together
+from icemagic.nodes import ENCODING, Node, chunk_key, chunk_shape, comparable, read_metadata, read_nodes, together
 
 if TYPE_CHECKING:
     import icechunk
@@ -300,11 +300,6 @@ def definition(node: Node) -> str:
     """Return what makes chunks readable: all metadata but shape and attributes."""
     rest = {key: value for key, value in node.metadata.items() if key not in _MERGED}
     return json.dumps(rest, sort_keys=True)
-
-
-def comparable(attributes: Mapping[str, Any], key: str) -> str | None:
-    """Return an attribute in a form that compares; absent differs from null."""
-    return json.dumps(attributes[key], sort_keys=True) if key in attributes else None
 
 
 async def _apply(edits: list[Edit], source: icechunk.IcechunkStore, target: icechunk.IcechunkStore) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from icemagic import chunkmerge, merge
+from icemagic import chunkmerge, coordinates, merge
 from icemagic.chunkmerge import Mix, Stores
-from icemagic.merge import Edit, Side, attributes_of, comparable, definition, differing_chunks
-from icemagic.nodes import ENCODING, Node
+from icemagic.merge import Edit, Side, attributes_of, definition, differing_chunks
+from icemagic.nodes import ENCODING, Node, comparable
 from icemagic.structure import dtype_words
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def is_coordinate(node: Node | None, length: int | None) -> bool:
 
 def beside(path: str, name: str) -> str:
     """Return the path of another node in the group of one."""
-    return f"{(merge.parent_of(path) or '').rstrip('/')}/{name}"
+    return f"/{coordinates.beside(path, name)}"
 
 
 def node_words(node: Node | None) -> str:

@@ -53,6 +53,17 @@ def dimension_names(metadata: Mapping[str, Any]) -> tuple[str | None, ...]:
     return tuple(metadata.get("dimension_names") or (None,) * len(metadata.get("shape", ())))
 
 
+def comparable(values: Mapping[str, Any], key: str) -> str | None:
+    """Return a value in a form that compares: NaN equals NaN, and absent differs from null."""
+    return json.dumps(values[key], sort_keys=True) if key in values else None
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is another one or lies below it, with or without slashes at the ends."""
+    inside = folder.strip("/")
+    return not inside or f"{path.strip('/')}/".startswith(f"{inside}/")
+
+
 def total_chunks(metadata: Mapping[str, Any], chunks: Chunks) -> int:
     """Return how many chunks an array has, written or not; for an irregular grid only those written are known."""
     if metadata["chunk_grid"]["name"] != "regular":
@@ -95,11 +106,7 @@ def find_node(store: icechunk.IcechunkStore, path: str) -> str:
     SelectionError
         When nothing is there; the hint names the nearest.
     """
-    wanted = f"/{path.strip('/')}"
-    if sync(read_metadata(store, wanted)) is None:
-        known = [one.lstrip("/") for one in node_paths(store) if one != "/"]
-        raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
-    return wanted
+    return _found(store, path)[0]
 
 
 def find_array(store: icechunk.IcechunkStore, path: str) -> str:
@@ -110,12 +117,21 @@ def find_array(store: icechunk.IcechunkStore, path: str) -> str:
     SelectionError
         When there is none; the hint names the nearest.
     """
-    wanted = find_node(store, path)
-    metadata = sync(read_metadata(store, wanted))
-    if metadata is None or metadata["node_type"] != "array":
-        inside = [one.lstrip("/") for one in node_paths(store) if one.startswith(f"{wanted.rstrip('/')}/")]
+    wanted, metadata = _found(store, path)
+    if metadata["node_type"] != "array":
+        inside = [one.lstrip("/") for one in node_paths(store) if one != wanted and is_within(one, wanted)]
         raise SelectionError(f"{path!r} is a group, not an array.", did_you_mean(path, inside))
     return wanted
+
+
+def _found(store: icechunk.IcechunkStore, path: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the path of a node with a leading slash, and its metadata."""
+    wanted = f"/{path.strip('/')}"
+    metadata = sync(read_metadata(store, wanted))
+    if metadata is None:
+        known = [one.lstrip("/") for one in node_paths(store) if one != "/"]
+        raise SelectionError(f"There is no array or group {path!r} in that version.", did_you_mean(path, known))
+    return wanted, metadata
 
 
 async def read_nodes(store: icechunk.IcechunkStore, paths: Iterable[str]) -> dict[str, Node]:

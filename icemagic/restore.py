@@ -43,10 +43,11 @@ def restore(repo: icechunk.Repository, session: icechunk.Session, snapshot_id: s
     paths = diff.touched(repo, snapshot_id, session.snapshot_id) if snapshot_id != session.snapshot_id else set()
     if path is not None:
         wanted = find_node(source, path)
-        paths = {one for one in paths if one == wanted or one.startswith(f"{wanted}/")} | set(_above(wanted))
+        above = merge.groups_above(wanted) | {"/"}
+        paths = {one for one in paths if one == wanted or one.startswith(f"{wanted}/")} | above
     edits, _ = merge.compare(session.store, source, session.store, our_paths=paths, their_paths=set())
     if path is not None:
-        edits = [edit for edit in (_around(edit, set(_above(wanted))) for edit in edits) if edit]
+        edits = [edit for edit in (_around(edit, above) for edit in edits) if edit]
     merge.apply(edits, source, session.store)
     _refuse_unchanged(session)
 
@@ -121,12 +122,6 @@ def _around(edit: Edit, above: set[str]) -> Edit | None:
 def _refuse_unchanged(session: icechunk.Session) -> None:
     if not session.has_uncommitted_changes:
         raise NothingToCommitError("It is like that already, so there is nothing to commit.")
-
-
-def _above(path: str) -> list[str]:
-    """Return the paths of the groups around a node, the root among them."""
-    parts = path.strip("/").split("/")[:-1]
-    return ["/" + "/".join(parts[:count]) for count in range(len(parts) + 1)]
 
 
 def _dataset(store: icechunk.IcechunkStore, path: str) -> xr.Dataset:

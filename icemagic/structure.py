@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from icemagic.differences import Change
-from icemagic.nodes import ENCODING, Node, chunk_shape
+from icemagic.nodes import ENCODING, Node, chunk_shape, comparable
 
 
 def changes(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Return what differs between two mappings of JSON values, such as attributes."""
     keys = dict.fromkeys((*before, *after))
-    differing = (key for key in keys if _text(before, key) != _text(after, key))
+    differing = (key for key in keys if comparable(before, key) != comparable(after, key))
     return [Change(path, key, before.get(key), after.get(key)) for key in differing]
 
 
@@ -56,8 +55,3 @@ def _codec_word(codec: Mapping[str, Any]) -> str:
     settings = codec.get("configuration", {})
     level = next((settings[key] for key in ("level", "clevel") if key in settings), None)
     return str(codec["name"]) if level is None else f"{codec['name']} level {level}"
-
-
-def _text(properties: Mapping[str, Any], key: str) -> str | None:
-    """Return a value in a form that compares: NaN equals NaN, and absent differs from null."""
-    return json.dumps(properties[key], sort_keys=True) if key in properties else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zarr.core.sync import sync
 
 from icemagic.errors import SelectionError, did_you_mean
-from icemagic.nodes import together
+from icemagic.nodes import is_within, together
 from icemagic.records import Version
 from icemagic.touches import Touch, touches
 
@@ -76,7 +76,7 @@ def refuse_unknown(repo: icechunk.Repository, versions: Sequence[Version], paths
     trees = _trees(repo, versions)
     while unknown and (tree := next(trees, None)):
         known |= tree.ids.keys()
-        unknown = [path for path in unknown if not any(_is_within(one, path) for one in tree.ids)]
+        unknown = [path for path in unknown if not any(is_within(one, path) for one in tree.ids)]
     if unknown:
         message = f"No version that was looked at holds an array or group {unknown[0]!r}."
         hint = did_you_mean(unknown[0], {path.strip("/") for path in known} - {""})
@@ -88,11 +88,6 @@ def _trees(repo: icechunk.Repository, versions: Sequence[Version]) -> Iterator[_
     yield from _read_trees(repo, [version.id for version in versions[:1]], ()).values()
     for step in _steps(repo, versions, ()):
         yield from (step.here, step.before)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    """Whether a path of icechunk's, with a leading slash, is one as people write them or lies below it."""
-    return f"{path}/".startswith(f"/{folder}/" if folder else "/")
 
 
 def _steps(repo: icechunk.Repository, versions: Iterable[Version], paths: Sequence[str]) -> Iterator[_Step]:
@@ -128,7 +123,7 @@ def _read_trees(repo: icechunk.Repository, snapshots: Iterable[str], paths: Sequ
     trees = {}
     for snapshot, held in zip(wanted, found, strict=True):
         ids = {node["path"]: node["id"] for node in held["nodes"]}
-        inside = frozenset(ids[path] for path in ids if any(_is_within(path, folder) for folder in paths))
+        inside = frozenset(ids[path] for path in ids if any(is_within(path, folder) for folder in paths))
         trees[snapshot] = _Tree(ids, inside)
     return trees
 

@@ -6,7 +6,7 @@ Two values are the same when they are equal, or both missing, or, where they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from math import lcm, prod, sqrt
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from icemagic.coordinates import Box, joined
+from icemagic.differences import Place
 
 Values = np.ndarray[Any, Any]
 
@@ -96,6 +97,29 @@ class Tally:
             "max_rel": self.max_rel,
             "mean": mean,
             "rmse": sqrt(self._squares / self._count) if self._count and not self.is_of_times else None,
+        }
+
+    def fields(
+        self,
+        dimensions: int,
+        place: Callable[[Box], Place],
+        point: Callable[[tuple[int, ...]], Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Return numbers and places by their names in the record of an array.
+
+        Parameters
+        ----------
+        dimensions : int
+            Of the array; one without any was compared as one of one value.
+        place, point : callable
+            Say a box, and one position, in coordinates.
+        """
+        places = [box[:dimensions] for box in self.places()]
+        return {
+            **self.numbers(),
+            "boxes": tuple(map(place, places[:MOST_PLACES])),
+            "more_boxes": len(places[MOST_PLACES:]) + self.more_places,
+            "max_at": None if self.max_at is None else point(self.max_at[:dimensions]),
         }
 
     def places(self) -> list[Box]:
